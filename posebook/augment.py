@@ -1,0 +1,105 @@
+"""Random changes of whole batches, on the device where the batch is.
+
+One affine matrix a sample moves the pixels and the joints. A mirror also exchanges the names of left and right
+joints: the picture's left hand becomes the person's other hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from posebook import geometry
+from posebook.skeleton import ABSENT, Skeleton
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far the random changes go. The default does nothing: the central crop.
+
+    Attributes:
+        shift: largest shift of the crop, as a fraction of its side, each way.
+        angle: largest rotation in degrees, each way.
+        scale: largest magnification s; the factor is drawn log-uniformly between 1/s and s.
+        mirror: probability of a mirror image.
+        colour: standard deviation of the PCA colour noise (Krizhevsky 2012; paper B uses 0.1).
+    """
+
+    shift: float = 0.0
+    angle: float = 0.0
+    scale: float = 1.0
+    mirror: float = 0.0
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.shift, self.angle, self.mirror, self.colour) < 0 or self.scale < 1 or self.mirror > 1:
+            raise ValueError(f"unusable augmentation {self}: no negative amounts, scale at least 1, mirror at most 1")
+
+
+NONE = Augmentation()
+BOOK = Augmentation(shift=0.06, angle=20.0, scale=1.15, mirror=0.5, colour=0.1)
+"""What the book's training uses unless a chapter says otherwise."""
+
+
+def draw_matrices(count: int, config: Augmentation, source_size: int, target_size: int, generator: torch.Generator,
+                  device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Random crops: (N, 2, 3) matrices from stored-crop pixels to input pixels, and (N,) bool, mirrored or not.
+
+    Numbers are drawn on the CPU, so that a seed means the same on every device.
+    """
+    draw = torch.rand(count, 5, generator=generator)
+    scale = torch.exp((2 * draw[:, 0] - 1) * float(np.log(config.scale)))
+    angle = (2 * draw[:, 1] - 1) * float(np.deg2rad(config.angle))
+    shift = (2 * draw[:, 2:4] - 1) * config.shift * target_size
+    mirror = draw[:, 4] < config.mirror
+    matrices = geometry.similarity(scale, angle, shift, mirror, source_size, target_size)
+    return matrices.to(device), mirror.to(device)
+
+
+def colour_basis(images: np.ndarray, sample: int = 500) -> torch.Tensor:
+    """(3, 3) float32: eigenvectors of the RGB covariance of a data set's pixels, times its eigenvalues.
+
+    Args:
+        images: (N, 3, H, W) uint8; at most `sample` images, spread evenly, are looked at.
+    """
+    step = max(1, len(images) // sample)
+    pixels = images[::step].transpose(1, 0, 2, 3).reshape(3, -1).astype(np.float64) / 255
+    values, vectors = np.linalg.eigh(np.cov(pixels))
+    return torch.from_numpy((vectors * values).astype(np.float32))
+
+
+def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, skeleton: Skeleton, config: Augmentation,
+            size: int, generator: torch.Generator, basis: torch.Tensor | None = None,
+            ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Augment a batch.
+
+    Args:
+        images: (N, 3, S, S) uint8; joints: (N, J, 2) stored-crop pixels; state: (N, J); all on one device.
+        size: side of the result; generator: a CPU generator, the only source of randomness.
+        basis: from `colour_basis`, needed when `config.colour` is not zero.
+
+    Returns:
+        images (N, 3, size, size) float32 in 0..1 (colour noise may leave that range a little); joints (N, J, 2) in
+        input pixels, absent joints zero; state (N, J). Joints may lie outside the picture: see `targets`.
+    """
+    device = images.device
+    matrices, mirror = draw_matrices(len(images), config, images.shape[-1], size, generator, device)
+    pixels = geometry.warp(images.float(), matrices, size).mul_(1 / 255)
+    if config.colour:
+        if basis is None:
+            raise ValueError("colour noise needs the data set's colour basis; see augment.colour_basis")
+        strength = torch.randn(len(images), 3, generator=generator).to(device) * config.colour
+        pixels = pixels + (strength @ basis.to(device).T)[:, :, None, None]
+    swap = torch.from_numpy(skeleton.mirror).to(device)
+    moved = geometry.transform(matrices, joints)
+    moved = torch.where(mirror[:, None, None], moved[:, swap], moved)
+    state = torch.where(mirror[:, None], state[:, swap], state)
+    return pixels, moved * (state != ABSENT).unsqueeze(-1), state
+
+
+def centre(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The test-time input: (N, 3, S, S) uint8 -> the central (N, 3, size, size) float32 in 0..1, pixels untouched."""
+    start = (images.shape[-1] - size) // 2
+    return images[:, :, start:start + size, start:start + size].float() / 255

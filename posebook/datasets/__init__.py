@@ -1,0 +1,23 @@
+"""Data sets, all as one `PoseDataset`: `people` (embedded), `lspet` (downloaded or brought by the reader)."""
+
+from posebook.datasets.base import PoseDataset, crop_image, crop_poses
+from posebook.datasets.lspet import download_lspet, load_lspet
+from posebook.datasets.people import load_people
+
+__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "load", "load_lspet", "load_people"]
+
+
+def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
+    """Load a data set by name: `people` (folder optional) or `lspet` (folder needed).
+
+    Raises:
+        ValueError: for an unknown name or split; OSError: where files are missing or damaged.
+    """
+    if name == "people":
+        return load_people(split, folder, **options)
+    if name == "lspet":
+        if folder is None:
+            raise ValueError("lspet is not part of this book: name its folder (--data DIR), or fetch it with "
+                             "`python -m posebook download lspet --data DIR`")
+        return load_lspet(folder, split, **options)
+    raise ValueError(f"there is no data set {name!r}; known are people and lspet")

@@ -1,0 +1,148 @@
+"""`PoseDataset`: labelled person crops in memory, and how a photograph becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from posebook import geometry
+from posebook.skeleton import ABSENT, Skeleton, convert
+
+CROP = 64
+"""Side of the network's input at the book's size, pixels."""
+STORED = 80
+"""Side of a stored crop: the input plus a margin that random crops and rotations may look into."""
+ENLARGE = 1.2
+"""Side of the box that the *input* shows, over the longer side of the tight box around the joints."""
+
+
+@dataclass(frozen=True)
+class PoseDataset:
+    """Square crops around one person each, in memory as the network will need them: nothing is decoded later.
+
+    Attributes:
+        name, split: where the data come from, for records.
+        skeleton: declares the order of the joints.
+        images: (N, 3, S, S) uint8 RGB.
+        joints: (N, J, 2) float32, pixels of the stored crop; absent joints are (0, 0).
+        state: (N, J) uint8, ABSENT / OCCLUDED / VISIBLE.
+        to_source: (N, 2, 3) float32, crop pixels -> pixels of the source image.
+        ids: (N,) strings naming the source image.
+        joints3d: (N, J, 3) float32, camera millimetres, or None.
+        camera: (N, 3, 3) float32 intrinsics of the *source image*, or None.
+        groups: further columns (subject, clip, action ...), each (N,).
+        skipped: what was left out on reading, reason -> count.
+    """
+
+    name: str
+    split: str
+    skeleton: Skeleton
+    images: np.ndarray
+    joints: np.ndarray
+    state: np.ndarray
+    to_source: np.ndarray
+    ids: np.ndarray
+    joints3d: np.ndarray | None = None
+    camera: np.ndarray | None = None
+    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, j = len(self.images), len(self.skeleton)
+        expected = {"joints": (n, j, 2), "state": (n, j), "to_source": (n, 2, 3), "ids": (n,)}
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{self.name}: {name} must have shape {shape}, got {getattr(self, name).shape}")
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"{self.name}: images must be uint8 (N, 3, S, S), got {self.images.dtype} {self.images.shape}")
+        if not np.isfinite(self.joints).all():
+            raise ValueError(f"{self.name}: joints hold NaN or infinity; mark such joints ABSENT with coordinates zero")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def source_joints(self) -> np.ndarray:
+        """(N, J, 2) float32: the joints in pixels of the source images, where metrics are measured."""
+        return geometry.transform(self.to_source, self.joints)
+
+    def subset(self, index: Sequence[int] | np.ndarray) -> PoseDataset:
+        """The samples at `index` (integers or a boolean mask), in that order."""
+        index = np.asarray(index)
+        pick = {name: getattr(self, name)[index] for name in ("images", "joints", "state", "to_source", "ids")}
+        for name in ("joints3d", "camera"):
+            pick[name] = None if getattr(self, name) is None else getattr(self, name)[index]
+        return replace(self, **pick, groups={k: v[index] for k, v in self.groups.items()})
+
+    def as_skeleton(self, target: Skeleton) -> PoseDataset:
+        """The same images labelled with another skeleton (see `skeleton.convert` for what can be made from what)."""
+        if target.name == self.skeleton.name:
+            return self
+        joints, state = convert(self.joints, self.state, self.skeleton, target)
+        joints3d = None
+        if self.joints3d is not None:
+            joints3d = convert(self.joints3d, self.state, self.skeleton, target)[0]
+        return replace(self, skeleton=target, joints=joints, state=state, joints3d=joints3d)
+
+    def upright(self) -> np.ndarray:
+        """(N,) bool: the head end of the torso is above both labelled hips in the picture. Needs neck and hips."""
+        neck, *hips = (self.skeleton.index(name) for name in ("neck", "left_hip", "right_hip"))
+        labelled = (self.state[:, [neck, *hips]] != ABSENT).all(axis=1)
+        return labelled & (self.joints[:, [neck], 1] < self.joints[:, hips, 1]).all(axis=1)
+
+
+def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """Cut `box` out of an (H, W, 3) uint8 image and resize it to (size, size, 3), smoothed when it shrinks.
+
+    Where the box leaves the image, the image's border is repeated. The pixels agree with
+    `geometry.crop_matrix(box, size)` to a fraction of a pixel (tested with painted dots).
+
+    Raises:
+        ValueError: if the box is unusable with this image (see `geometry.check_box`).
+    """
+    from PIL import Image
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = geometry.check_box(box, width, height)
+    pad = max(0, int(np.ceil(max(-x0, -y0, x1 - width, y1 - height))))
+    if pad > 8 * max(width, height):
+        raise ValueError(f"box {np.asarray(box).tolist()} is far larger than the image of {width} x {height} pixels")
+    if pad:
+        image = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    area = (float(x0) + pad, float(y0) + pad, float(x1) + pad, float(y1) + pad)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=area))
+
+
+def crop_poses(image: np.ndarray, joints: np.ndarray, state: np.ndarray,
+               size: int = STORED, crop: int = CROP) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The stored crop of one labelled person, so that its central `crop` pixels show `ENLARGE` times the person.
+
+    Args:
+        image: (H, W, 3) uint8; joints: (J, 2) pixels; state: (J,); size: side of the stored crop.
+
+    Returns:
+        pixels (3, size, size) uint8; joints (J, 2) in crop pixels, absent ones zero; to_source (2, 3).
+    """
+    box = geometry.square_box(geometry.joints_box(joints, state), ENLARGE * size / crop)
+    to_crop = geometry.crop_matrix(box, size)
+    moved = np.where((state != ABSENT)[:, None], geometry.transform(to_crop, joints.astype(np.float32)), 0)
+    return crop_image(image, box, size).transpose(2, 0, 1), moved, geometry.invert(to_crop)
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read a picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+
+    Raises:
+        FileNotFoundError: if there is no such file; OSError: if it is damaged or no image, naming the file.
+    """
+    from PIL import Image, ImageOps
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path} cannot be read as an image ({error}); fetch it again or leave it out") from error

@@ -1,0 +1,96 @@
+"""Downloads that can be trusted: to a temporary name, resumed where they stopped, verified, then renamed.
+
+A file under its final name is therefore always whole and has the published checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+BLOCK = 1 << 16
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60.0) -> None:
+    """Bring `url` to `path`; does nothing if a file with this SHA-256 is there already.
+
+    The bytes go to `path` + '.part', which a later call continues. After the last byte the checksum is compared:
+    a file that does not match is removed and fetched once more from the start.
+
+    Raises:
+        OSError: after `tries` attempts, with the reason and what to do.
+    """
+    path = Path(path)
+    if path.is_file() and sha256(path) == digest:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    reason = ""
+    for _ in range(tries):
+        try:
+            _continue(url, part, timeout)
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            reason = str(error)
+            continue
+        if sha256(part) == digest:
+            os.replace(part, path)
+            return
+        part.unlink()
+        reason = "the bytes received do not have the published SHA-256"
+    raise OSError(f"{url} could not be fetched: {reason}. Try again later (what arrived is kept and continued), "
+                  f"or put the file at {path} by hand")
+
+
+def _continue(url: str, part: Path, timeout: float) -> None:
+    """Append what is missing to `part`; starts over if the server does not continue where asked."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:        # nothing left to send: the part is whole, or longer than the file
+            error.close()
+            return
+        raise
+    with response, open(part, "ab" if response.status == 206 else "wb") as file:
+        while block := response.read(BLOCK):
+            file.write(block)
+
+
+def fetch_all(base_url: str, files: dict[str, str], folder: Path, workers: int = 8) -> None:
+    """Fetch `files` (relative path -> SHA-256) below `base_url` into `folder`, with a progress bar.
+
+    Every file is tried even if another fails.
+
+    Raises:
+        OSError: at the end, with the number of failures and the first one's reason.
+    """
+    from tqdm import tqdm
+    failures: list[str] = []
+
+    def one(item: tuple[str, str]) -> None:
+        name, digest = item
+        try:
+            fetch(base_url + name, folder / name, digest)
+        except OSError as error:
+            failures.append(str(error))
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in tqdm(pool.map(one, files.items()), total=len(files), unit="file", desc=f"to {folder}"):
+            pass
+    if failures:
+        raise OSError(f"{len(failures)} of {len(files)} files are missing; run the same command again. "
+                      f"The first: {failures[0]}")

@@ -1,0 +1,201 @@
+"""The papers' networks: one convolutional trunk, named fully connected heads.
+
+The same class builds the exact sizes of papers A and B and the small size that a CPU trains in minutes; a `Config`
+tells them apart. Pooling rounds *up*, as cuda-convnet did: 104 -> 52 would be 51 if it rounded down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Head:
+    """A stack of fully connected layers.
+
+    Attributes:
+        outputs: numbers in the answer.
+        hidden: widths of the hidden layers, each followed by ReLU.
+        keep: probability to *keep* a unit of the first hidden layer (the authors' "dropout 0.25" keeps a quarter;
+            PyTorch's `p` is the probability to drop, 1 - keep).
+        activation: of the answer: 'linear', 'tanh' or 'sigmoid'.
+    """
+
+    outputs: int
+    hidden: tuple[int, ...] = (512, 512)
+    keep: float = 1.0
+    activation: str = "linear"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of a network.
+
+    Attributes:
+        crop: side of the input in pixels.
+        channels, kernels: maps and kernel sides of the convolutions; each is followed by max-pooling 3, stride 2.
+        linear_last: no ReLU after the last convolution (paper B).
+        normalise_after: index of the convolution followed by local response normalisation, or None.
+        heads: name -> `Head`.
+    """
+
+    crop: int
+    channels: tuple[int, ...]
+    heads: dict[str, Head]
+    kernels: tuple[int, ...] = (9, 5, 5)
+    linear_last: bool = False
+    normalise_after: int | None = None
+
+
+def small(heads: dict[str, Head]) -> Config:
+    """The book's size for a CPU: 64 px input, the papers' kernels, few maps."""
+    return Config(crop=64, channels=(16, 32, 32), heads=heads)
+
+
+def paper_a(outputs: int = 16) -> Config:
+    """Paper A's regression network: 112 px; layer sides 104, 52, 48, 24, 20, 10.
+
+    Known from the authors' code: kernels, pooling, 16 maps in conv2 and conv3. Not found, and therefore ours: 16 maps
+    in conv1, and the fully connected widths, which we take from paper B.
+    """
+    return Config(112, (16, 16, 16), {"regression": Head(outputs, (1024, 2048))})
+
+
+def paper_b(detection: bool = False) -> Config:
+    """Paper B's network for 17 joints in 3D: 8.92 M parameters, 21.06 M with the detection head.
+
+    Where the normalisation sits (after conv2's ReLU, before its pooling) is our reading of "after conv2".
+    """
+    heads = {"regression": Head(51, (1024, 2048), keep=0.25, activation="tanh")}
+    if detection:
+        heads["joints"] = Head(1700, (1024, 2048), keep=0.25, activation="sigmoid")
+    return Config(112, (32, 64, 64), heads, linear_last=True, normalise_after=1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Name, output shape (channels, side) and receptive field of one stage of the trunk, in input pixels."""
+
+    name: str
+    channels: int
+    side: int
+    receptive_field: int
+    step: int
+
+
+class PoseNetwork(nn.Module):
+    """Trunk plus heads.
+
+    The input is float (N, 3, crop, crop) in 0..1. The training set's mean image is subtracted inside (buffers
+    `mean_image` (3, crop, crop) and `spread`, a scalar), so that weights and normalisation travel together.
+
+    Args:
+        config: sizes.
+
+    Raises:
+        ValueError: if there is no head, or the crop is too small for the layers.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if not config.heads:
+            raise ValueError("a network needs at least one head")
+        self.config = config
+        self.register_buffer("mean_image", torch.full((3, config.crop, config.crop), 0.5))
+        self.register_buffer("spread", torch.tensor(0.25))
+        self.trunk = _trunk(config)
+        last = layers(config)[-1]
+        self.features = last.channels * last.side ** 2
+        self.heads = nn.ModuleDict({name: _stack(self.features, head) for name, head in config.heads.items()})
+        self.apply(_initialise)
+
+    def normalise_with(self, images: torch.Tensor) -> None:
+        """Set the normalisation from training inputs (N, 3, crop, crop) in 0..1."""
+        self.mean_image.copy_(images.mean(dim=0))
+        self.spread.copy_((images - self.mean_image).std())
+
+    @torch.no_grad()
+    def start_at(self, head: str, answer: torch.Tensor) -> None:
+        """Make `answer` (outputs,) the head's answer to everything: the bias of its last layer, weights kept.
+
+        A regressor that starts at the mean pose need not spend its first epochs finding it.
+        """
+        last = next(layer for layer in reversed(self.heads[head]) if isinstance(layer, nn.Linear))
+        last.bias.copy_(answer)
+        last.weight.mul_(0.1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Answers of all heads, name -> (N, outputs)."""
+        features = self.trunk((images - self.mean_image) / self.spread).flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def layers(config: Config) -> list[Layer]:
+    """Stages of the trunk with their sizes; receptive fields by the usual recursion over kernel and step.
+
+    Raises:
+        ValueError: if a stage would be left without a pixel.
+    """
+    side, field_, step = config.crop, 1, 1
+    found = []
+    for number, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True), 1):
+        side, field_ = side - kernel + 1, field_ + (kernel - 1) * step
+        if side < 3:
+            raise ValueError(f"a crop of {config.crop} px is too small: conv{number} would be {side} px wide")
+        found.append(Layer(f"conv{number}", channels, side, field_, step))
+        side, field_, step = -(-(side - 3) // 2) + 1, field_ + 2 * step, step * 2
+        found.append(Layer(f"pool{number}", channels, side, field_, step))
+    return found
+
+
+def _trunk(config: Config) -> nn.Sequential:
+    trunk = nn.Sequential()
+    before = 3
+    for i, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
+        trunk.add_module(f"conv{i + 1}", nn.Conv2d(before, channels, kernel))
+        if not (config.linear_last and i == len(config.channels) - 1):
+            trunk.add_module(f"relu{i + 1}", nn.ReLU())
+        if config.normalise_after == i:
+            # alpha and beta are the paper's; the number of maps was not found, PyTorch's customary 5 is ours.
+            trunk.add_module(f"norm{i + 1}", nn.LocalResponseNorm(5, alpha=0.0025, beta=0.75))
+        trunk.add_module(f"pool{i + 1}", nn.MaxPool2d(3, stride=2, ceil_mode=True))
+        before = channels
+    return trunk
+
+
+def _stack(inputs: int, head: Head) -> nn.Sequential:
+    stack = nn.Sequential()
+    for i, width in enumerate(head.hidden):
+        stack.append(nn.Linear(inputs, width))
+        stack.append(nn.ReLU())
+        if i == 0 and head.keep < 1:
+            stack.append(nn.Dropout(1 - head.keep))
+        inputs = width
+    stack.append(nn.Linear(inputs, head.outputs))
+    activations = {"linear": None, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    if head.activation not in activations:
+        raise ValueError(f"activation must be one of {', '.join(activations)}, not {head.activation!r}")
+    if activations[head.activation]:
+        stack.append(activations[head.activation]())
+    return stack
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation: keeps the size of the signal through ReLU layers."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of learned numbers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def config_from_dict(values: dict) -> Config:
+    """Undo `dataclasses.asdict`: lists from JSON become tuples again."""
+    heads = {name: Head(**{**head, "hidden": tuple(head["hidden"])}) for name, head in values["heads"].items()}
+    return Config(**{**values, "channels": tuple(values["channels"]), "kernels": tuple(values["kernels"]), "heads": heads})

@@ -1,0 +1,304 @@
+"""One training loop for every chapter.
+
+Written to be read from top to bottom: `train` prepares, `_epoch` is the loop, everything else is bookkeeping. Data
+stay uint8 in memory; a batch goes to the device, is augmented there as a whole, encoded, and fed to the network.
+
+All randomness of an epoch comes from (seed, epoch), and the state of the run is saved after every epoch: a killed
+run therefore continues exactly as if it had not been killed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from posebook import geometry, metrics
+from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
+from posebook.datasets import PoseDataset
+from posebook.networks import PoseNetwork
+from posebook.skeleton import ABSENT
+from posebook.targets import Coordinates
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run is, apart from its network and data.
+
+    Attributes:
+        epochs: passes over the training set; batch: images a step.
+        optimizer: 'adamw' or 'sgd' (momentum 0.9, as the papers).
+        rate: learning rate at its highest; it rises over the first `warmup` epochs, then falls along a cosine to zero.
+        decay: weight decay.
+        seed: rules initial weights, order and augmentation.
+        patience: stop after so many epochs without a better validation loss; 0 never stops early.
+        mean_start: start the regression head at the training set's mean pose.
+        normalise: subtract the mean image and divide by the spread of the pixels.
+        augmentation: see `augment.Augmentation`.
+        device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
+    """
+
+    epochs: int = 100
+    batch: int = 64
+    optimizer: str = "adamw"
+    rate: float = 1e-3
+    warmup: float = 1.0
+    decay: float = 1e-2
+    seed: int = 0
+    patience: int = 0
+    mean_start: bool = True
+    normalise: bool = True
+    augmentation: Augmentation = field(default=BOOK)
+    device: str = "auto"
+    amp: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1 or self.rate <= 0 or self.warmup < 0 or self.patience < 0:
+            raise ValueError(f"epochs, batch and rate must be positive, warmup and patience not negative: {self}")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f"optimizer must be adamw or sgd, not {self.optimizer!r}")
+
+
+@dataclass
+class Run:
+    """A finished training: the network with its best weights, and one dict of numbers an epoch."""
+
+    network: PoseNetwork
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """'auto' -> CUDA where there is one, else the CPU; any other name as PyTorch understands it."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _half(device: torch.device) -> torch.dtype:
+    """bfloat16, except on GPUs older than Ampere, which have it only in emulation."""
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return torch.float16 if old else torch.bfloat16
+
+
+def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDataset, validation: PoseDataset,
+          config: TrainConfig, folder: str | Path | None = None, progress: bool = True) -> Run:
+    """Train `network` on `training`, watch `validation`, and keep the weights with the lowest validation loss.
+
+    Args:
+        network: heads named as the codecs; codecs: task -> codec; their losses are added.
+        folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
+            nothing and cannot be resumed.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: if network, codecs and data do not fit, or `folder` holds a checkpoint of a different run.
+        FloatingPointError: when the loss is not finite; the batch is saved in `folder` as nonfinite-batch.pt.
+    """
+    _check(network, codecs, training, validation)
+    device = pick_device(config.device)
+    folder = Path(folder) if folder is not None else None
+    size = network.config.crop
+    if config.normalise:
+        network.normalise_with(centre(torch.from_numpy(training.images[:2000]), size))
+    if config.mean_start:
+        network.start_at("regression", mean_target(training, codecs["regression"]))
+    network.to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, config)
+    scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
+    basis = colour_basis(training.images) if config.augmentation.colour else None
+    run = repr((config, network.config, training.name, training.skeleton.name, len(training), len(validation)))
+    history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
+    if folder is not None and (folder / CHECKPOINT).exists():
+        start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
+    steps = -(-len(training) // config.batch)
+    for epoch in _bar(range(start, config.epochs), start, config.epochs, progress):
+        if config.patience and epoch - 1 - best["epoch"] >= config.patience:
+            break
+        began = time.perf_counter()
+        losses = _epoch(network, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
+        seconds = time.perf_counter() - began
+        row = {"epoch": epoch, "train_loss": losses, **validate(network, codecs, validation, config),
+               "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
+        history.append(row)
+        if row["validation_loss"] < best["loss"]:
+            weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+            best = {"loss": row["validation_loss"], "epoch": epoch, "weights": weights}
+        if folder is not None:
+            _save(folder / CHECKPOINT, {"run": run, "epoch": epoch, "history": history, "best": best,
+                                        "network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                                        "scaler": scaler.state_dict()})
+    if best["weights"] is not None:
+        network.load_state_dict(best["weights"])
+    return Run(network, history, best["epoch"])
+
+
+def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> float:
+    """One pass over the data; returns the mean loss. This is the loop that the book is about."""
+    network.train()
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+    torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
+    order = torch.randperm(len(data), generator=generator).numpy()
+    total = 0.0
+    for step in range(steps):
+        index = np.sort(order[step * config.batch:(step + 1) * config.batch])
+        batch = [torch.from_numpy(a[index]).to(device, non_blocking=True) for a in (data.images, data.joints, data.state)]
+        images, joints, state = augment(*batch, data.skeleton, config.augmentation, network.config.crop, generator, basis)
+        with torch.autocast(device.type, _half(device), enabled=config.amp):
+            output = network(images.contiguous(memory_format=torch.channels_last))
+        loss = sum(codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items())
+        value = loss.item()
+        if not np.isfinite(value):
+            _stop_not_finite(value, epoch, step, batch, data.ids[index], folder)
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * rate_factor(config, epoch, step, steps)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        total += value * len(index)
+    return total / len(data)
+
+
+def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
+    """Learning rate over its maximum: a linear rise during the warm-up, then half a cosine down to zero."""
+    now = epoch + (step + 1) / steps
+    if now < config.warmup:
+        return now / config.warmup
+    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (now - config.warmup) / max(1e-9, config.epochs - config.warmup)))))
+
+
+def validate(network: PoseNetwork, codecs: dict[str, Coordinates], data: PoseDataset,
+             config: TrainConfig) -> dict[str, float]:
+    """Loss, PCK@0.2 (torso) and spread on the central crops of a data set.
+
+    `spread` is the standard deviation of the predicted joints over images, over that of the true joints. It is the
+    collapse detector: a network that answers every image with the same pose has spread 0.
+    """
+    outputs = run_network(network, data, config.device, config.amp)
+    joints = torch.from_numpy(geometry.transform(_to_input(data, network.config.crop), data.joints))
+    state = torch.from_numpy(data.state)
+    loss = sum(codec.loss(outputs[name], *codec.encode(joints, state)).item() for name, codec in codecs.items())
+    predicted = codecs["regression"].decode(outputs["regression"]).numpy()
+    row = {"validation_loss": loss, "spread": spread(predicted, joints.numpy(), data.state)}
+    if {"left_hip", "right_hip"} <= set(data.skeleton.joints):
+        torso = metrics.torso_diameter(joints.numpy(), data.state, data.skeleton)
+        row["validation_pck"] = metrics.pck(predicted, joints.numpy(), data.state, torso, 0.2).mean
+    return row
+
+
+def spread(predicted: np.ndarray, true: np.ndarray, state: np.ndarray) -> float:
+    """Collapse detector: how much predictions (N, J, 2) vary over images, relative to the labelled truth."""
+    labelled = np.where((state != ABSENT)[..., None], true, np.nan)
+    return float(predicted.std(axis=0).mean() / np.nanstd(labelled, axis=0).mean())
+
+
+@torch.no_grad()
+def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", amp: bool = True,
+                batch: int = 256) -> dict[str, torch.Tensor]:
+    """Answers of all heads for the central crops of a data set, head -> (N, outputs) float32 on the CPU."""
+    where = pick_device(device)
+    network = network.to(where, memory_format=torch.channels_last).eval()
+    answers: dict[str, list[torch.Tensor]] = {name: [] for name in network.heads}
+    for begin in range(0, len(data), batch):
+        images = centre(torch.from_numpy(data.images[begin:begin + batch]).to(where), network.config.crop)
+        with torch.autocast(where.type, _half(where), enabled=amp):
+            for name, answer in network(images.contiguous(memory_format=torch.channels_last)).items():
+                answers[name].append(answer.float().cpu())
+    return {name: torch.cat(parts) for name, parts in answers.items()}
+
+
+def predict(network: PoseNetwork, codec: Coordinates, data: PoseDataset, device: str = "auto") -> np.ndarray:
+    """Regressed joints (N, J, 2) in pixels of the *source images*. Full precision, so that a record can be repeated."""
+    inputs = codec.decode(run_network(network, data, device, amp=False)["regression"]).numpy()
+    to_stored = geometry.invert(_to_input(data, network.config.crop))
+    return geometry.transform(data.to_source, geometry.transform(to_stored, inputs))
+
+
+def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
+    """(1, 2, 3): stored-crop pixels to the pixels of the central crop."""
+    start = (data.images.shape[-1] - crop) // 2
+    return np.array([[[1, 0, -start], [0, 1, -start]]], np.float32)
+
+
+def mean_target(data: PoseDataset, codec: Coordinates) -> torch.Tensor:
+    """(2 J,) the mean training pose, encoded; absent joints do not count. The constant that loses least."""
+    size = codec.size
+    joints = torch.from_numpy(geometry.transform(_to_input(data, size), data.joints))
+    target, mask = codec.encode(joints, torch.from_numpy(data.state))
+    return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
+
+
+def _check(network: PoseNetwork, codecs: dict[str, Coordinates], *sets: PoseDataset) -> None:
+    if set(codecs) != set(network.heads):
+        raise ValueError(f"the network has heads {sorted(network.heads)}, the codecs are {sorted(codecs)}")
+    for data in sets:
+        if not len(data):
+            raise ValueError(f"{data.name} {data.split} is empty")
+        if data.images.shape[-1] < network.config.crop:
+            raise ValueError(f"{data.name}: stored crops of {data.images.shape[-1]} px are smaller than the "
+                             f"network's input of {network.config.crop} px")
+    for name, codec in codecs.items():
+        head = network.config.heads[name]
+        if head.outputs != codec.outputs or codec.joints != len(sets[0].skeleton):
+            raise ValueError(f"head {name} gives {head.outputs} numbers; {sets[0].skeleton.name} with this codec "
+                             f"needs {2 * len(sets[0].skeleton)}")
+
+
+def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimizer:
+    """Weight decay for matrices and kernels, none for biases: they cannot overfit by growing."""
+    groups = [{"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": config.decay},
+              {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=config.rate, fused=True)
+
+
+def _save(path: Path, state: dict) -> None:
+    """Write under a temporary name, then rename: a kill in the middle leaves the previous checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        torch.save(state, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list, dict]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path} is no readable checkpoint ({error}); remove it to start anew") from error
+    if state["run"] != run:
+        raise ValueError(f"{path} belongs to a run with other settings or data; choose another folder or remove it.\n"
+                         f"there: {state['run']}\nhere:  {run}")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    scaler.load_state_dict(state["scaler"])
+    return state["epoch"] + 1, state["history"], state["best"]
+
+
+def _stop_not_finite(value: float, epoch: int, step: int, batch: list[torch.Tensor], ids: np.ndarray,
+                     folder: Path | None) -> None:
+    where = ""
+    if folder is not None:
+        path = folder / "nonfinite-batch.pt"
+        _save(path, {"images": batch[0].cpu(), "joints": batch[1].cpu(), "state": batch[2].cpu(), "ids": ids.tolist()})
+        where = f"; the batch is saved in {path}"
+    raise FloatingPointError(f"the loss is {value} at epoch {epoch}, step {step}{where}. "
+                             "Lower the learning rate, or look for unusual labels in that batch")
+
+
+def _bar(epochs: range, start: int, total: int, show: bool):
+    from tqdm import tqdm
+    return tqdm(epochs, initial=start, total=total, unit="epoch", disable=not show)
+
+
+def describe(config: TrainConfig) -> dict:
+    """The configuration as plain values, for a run record."""
+    return asdict(config)
