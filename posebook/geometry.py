@@ -52,7 +52,7 @@ def joints_box(joints: np.ndarray, state: np.ndarray) -> np.ndarray:
 
 
 def square_box(box: np.ndarray, enlarge: float = 1.0) -> np.ndarray:
-    """The square about the centre of `box` (4,) whose side is its longer side times `enlarge`. It may leave the image."""
+    """The square about the centre of `box` (4,) with `enlarge` times its longer side. It may leave the image."""
     x0, y0, x1, y1 = np.asarray(box, np.float32)
     half = max(x1 - x0, y1 - y0) * enlarge / 2
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2

@@ -6,7 +6,10 @@ tells them apart. Pooling rounds *up*, as cuda-convnet did: 104 -> 52 would be 5
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -195,7 +198,52 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def config_from_dict(values: dict) -> Config:
+def build_regressor(size: str, outputs: int, seed: int) -> PoseNetwork:
+    """A regression network, 'small' or 'paper-a', whose initial weights are ruled by `seed`."""
+    torch.manual_seed(seed)
+    return PoseNetwork(paper_a(outputs) if size == "paper-a" else small({"regression": Head(outputs)}))
+
+
+def save_network(path: str | Path, network: PoseNetwork, about: dict) -> None:
+    """Write weights as safetensors in half precision, with the sizes and `about` (plain values) in the header.
+
+    Atomic: the file under its name is always whole. Unlike a pickle, it cannot run code when it is read.
+    """
+    from safetensors.torch import save_file
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, {"config": json.dumps(asdict(network.config)), "about": json.dumps(about)})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:
+    """Read what `save_network` wrote: the network (float32, in evaluation mode) and `about`.
+
+    Raises:
+        FileNotFoundError: no such file; ValueError: damaged, or no network of this book.
+    """
+    from safetensors import SafetensorError, safe_open
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {path}; train first, or name a file with --weights")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+        network = PoseNetwork(_config_from_dict(json.loads(header["config"])))
+        network.load_state_dict(tensors)
+        return network.eval(), json.loads(header["about"])
+    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a network of this book, or is damaged ({error})") from error
+
+
+def _config_from_dict(values: dict) -> Config:
     """Undo `dataclasses.asdict`: lists from JSON become tuples again."""
     heads = {name: Head(**{**head, "hidden": tuple(head["hidden"])}) for name, head in values["heads"].items()}
-    return Config(**{**values, "channels": tuple(values["channels"]), "kernels": tuple(values["kernels"]), "heads": heads})
+    lists = {name: tuple(values[name]) for name in ("channels", "kernels")}
+    return Config(**{**values, **lists, "heads": heads})

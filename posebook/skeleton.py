@@ -56,7 +56,8 @@ class Skeleton:
         known = set(self.joints)
         if len(known) != len(self.joints):
             raise ValueError(f"skeleton {self.name}: a joint is named twice")
-        for joint in (*self.parent, *self.parent.values(), *(j for limb in self.limbs for j in limb.start + limb.end)):
+        in_limbs = (joint for limb in self.limbs for joint in limb.start + limb.end)
+        for joint in (*self.parent, *self.parent.values(), *in_limbs):
             if joint not in known:
                 raise ValueError(f"skeleton {self.name}: unknown joint {joint!r}")
         for joint in self.joints:
@@ -131,11 +132,13 @@ def _partner(joint: str) -> str:
 _ARMS = {"left_elbow": "left_shoulder", "left_wrist": "left_elbow",
          "right_elbow": "right_shoulder", "right_wrist": "right_elbow"}
 _LEGS = {"left_knee": "left_hip", "left_ankle": "left_knee", "right_knee": "right_hip", "right_ankle": "right_knee"}
-_ARM_LIMBS = (_limb("left_upper_arm", "left_shoulder", "left_elbow"), _limb("left_lower_arm", "left_elbow", "left_wrist"),
+_ARM_LIMBS = (_limb("left_upper_arm", "left_shoulder", "left_elbow"),
+              _limb("left_lower_arm", "left_elbow", "left_wrist"),
               _limb("right_upper_arm", "right_shoulder", "right_elbow"),
               _limb("right_lower_arm", "right_elbow", "right_wrist"))
 _LEG_LIMBS = (_limb("left_upper_leg", "left_hip", "left_knee"), _limb("left_lower_leg", "left_knee", "left_ankle"),
-              _limb("right_upper_leg", "right_hip", "right_knee"), _limb("right_lower_leg", "right_knee", "right_ankle"))
+              _limb("right_upper_leg", "right_hip", "right_knee"),
+              _limb("right_lower_leg", "right_knee", "right_ankle"))
 
 LSP14 = Skeleton(
     "LSP14",

@@ -19,7 +19,8 @@ import torch
 
 from posebook import geometry, metrics
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
-from posebook.datasets import PoseDataset
+from posebook.datasets import PoseDataset, crop_image
+from posebook.datasets.base import ENLARGE
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT
 from posebook.targets import Coordinates
@@ -146,8 +147,9 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     total = 0.0
     for step in range(steps):
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
-        batch = [torch.from_numpy(a[index]).to(device, non_blocking=True) for a in (data.images, data.joints, data.state)]
-        images, joints, state = augment(*batch, data.skeleton, config.augmentation, network.config.crop, generator, basis)
+        batch = [torch.from_numpy(array[index]).to(device) for array in (data.images, data.joints, data.state)]
+        images, joints, state = augment(*batch, data.skeleton, config.augmentation, network.config.crop,
+                                        generator, basis)
         with torch.autocast(device.type, _half(device), enabled=config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last))
         loss = sum(codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items())
@@ -217,6 +219,17 @@ def predict(network: PoseNetwork, codec: Coordinates, data: PoseDataset, device:
     inputs = codec.decode(run_network(network, data, device, amp=False)["regression"]).numpy()
     to_stored = geometry.invert(_to_input(data, network.config.crop))
     return geometry.transform(data.to_source, geometry.transform(to_stored, inputs))
+
+
+@torch.no_grad()
+def predict_pose(network: PoseNetwork, codec: Coordinates, image: np.ndarray,
+                 box: np.ndarray) -> np.ndarray:
+    """Joints (J, 2) in pixels of `image` (H, W, 3) uint8, for the person in the tight `box` (4,)."""
+    square = geometry.square_box(geometry.check_box(box, image.shape[1], image.shape[0]), ENLARGE)
+    crop = crop_image(image, square, network.config.crop)
+    answer = network(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).float() / 255)
+    joints = codec.decode(answer["regression"])[0].numpy()
+    return geometry.transform(geometry.invert(geometry.crop_matrix(square, network.config.crop)), joints)
 
 
 def _to_input(data: PoseDataset, crop: int) -> np.ndarray:

@@ -57,7 +57,8 @@ class PoseDataset:
             if getattr(self, name).shape != shape:
                 raise ValueError(f"{self.name}: {name} must have shape {shape}, got {getattr(self, name).shape}")
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"{self.name}: images must be uint8 (N, 3, S, S), got {self.images.dtype} {self.images.shape}")
+            raise ValueError(f"{self.name}: images must be uint8 (N, 3, S, S), "
+                             f"got {self.images.dtype} {self.images.shape}")
         if not np.isfinite(self.joints).all():
             raise ValueError(f"{self.name}: joints hold NaN or infinity; mark such joints ABSENT with coordinates zero")
 

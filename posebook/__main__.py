@@ -1,0 +1,217 @@
+"""`python -m posebook`: train, evaluate, predict, download, synthesize."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from posebook import floors, networks, results, training
+from posebook.datasets import download_lspet, load
+from posebook.datasets.base import CROP, STORED, read_image
+from posebook.skeleton import LSP14, SKELETONS
+from posebook.targets import Coordinates
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; expected failures become one sentence and exit code 2."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        options.command(options)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        print(f"posebook: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("posebook: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m posebook", description="Human pose estimation, by building it.")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; one is often fastest (default 1)")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    train = _command(commands, "train", _train, "train a network, or continue a stopped training")
+    _data_options(train)
+    train.add_argument("--task", choices=["regression"], default="regression")
+    train.add_argument("--out", type=Path, help="folder of the run (default runs/TASK-DATASET-SEED)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--size", choices=["small", "paper-a"], default="small",
+                       help="small: 64 px, for a CPU; paper-a: the paper's 112 px, for a GPU")
+    for name, kind in (("epochs", int), ("batch", int), ("rate", float), ("patience", int), ("decay", float)):
+        train.add_argument(f"--{name}", type=kind, help=f"default {getattr(RECIPE, name)}")
+    train.add_argument("--limit", type=int, help="use only so many training images")
+    train.add_argument("--device", default="auto")
+
+    evaluate = _command(commands, "evaluate", _evaluate, "score a network beside the floors")
+    _data_options(evaluate, "as in the run's record")
+    evaluate.add_argument("--weights", type=Path, help="default: the run that finished last under runs/")
+    evaluate.add_argument("--split", default="validation", choices=["train", "validation", "test"])
+    evaluate.add_argument("--subset", choices=["all", "upright"], default="all",
+                          help="upright: only people whose neck is above both hips in the picture")
+
+    predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
+    predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    predict.add_argument("--box", type=_box, help="x0,y0,x1,y1 around the person, pixels (default: the whole picture)")
+    predict.add_argument("--weights", type=Path, help="default: the shipped network trained on photographs")
+    predict.add_argument("--out", type=Path, default=Path("."), help="folder for NAME-pose.png (default: here)")
+
+    download = _command(commands, "download", _download, "fetch a public data set, verified")
+    download.add_argument("dataset", choices=["lspet"])
+    download.add_argument("--data", required=True, type=Path, help="folder to put it in")
+
+    synthesize = _command(commands, "synthesize", _synthesize, "render people (needs the extra `synthesis`)")
+    synthesize.add_argument("--assets", required=True, type=Path, help="folder with makehuman, motion, environments")
+    synthesize.add_argument("--out", required=True, type=Path)
+    synthesize.add_argument("--count", type=int, default=2000, help="training pictures (default 2000)")
+    synthesize.add_argument("--held-out", type=int, default=300, help="pictures in validation and in test, each")
+    synthesize.add_argument("--seed", type=int, default=0)
+    synthesize.add_argument("--workers", type=int, default=1)
+    return parser
+
+
+def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    command.set_defaults(command=function)
+    return command
+
+
+def _data_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument("--dataset", choices=["people", "lspet"], default=None if default else "people",
+                        help=f"default {default or 'people, which comes with the book'}")
+    parser.add_argument("--data", type=Path, help="folder of the data set")
+
+
+def _box(text: str) -> np.ndarray:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not x0,y0,x1,y1")
+    return np.array(numbers, np.float32)
+
+
+RECIPE = training.TrainConfig()
+"""How the book trains unless a chapter says otherwise; chosen on validation splits."""
+
+
+def _train(options: argparse.Namespace) -> None:
+    out = options.out or Path("runs") / f"{options.task}-{options.dataset}-{options.seed}"
+    if (out / "record.json").exists():
+        print(f"{out} is finished; `python -m posebook evaluate --weights {out / 'weights.safetensors'}` scores it")
+        return
+    given = {k: getattr(options, k) for k in ("epochs", "batch", "rate", "patience", "decay")}
+    given = {k: v for k, v in given.items() if v is not None}
+    config = replace(RECIPE, seed=options.seed, device=options.device, **given)
+    network = networks.build_regressor(options.size, 2 * len(LSP14), options.seed)
+    sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
+    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
+    validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
+    for reason, count in train_set.skipped.items():
+        print(f"skipped in {options.dataset} train: {count} {reason}")
+    codecs = {"regression": Coordinates(len(LSP14), network.config.crop)}
+    print(f"{len(train_set)} training and {len(validation)} validation images, "
+          f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
+    run = training.train(network, codecs, train_set, validation, config, out)
+    about = {"task": options.task, "dataset": options.dataset, "skeleton": LSP14.name, "seed": options.seed,
+             "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
+    networks.save_network(out / "weights.safetensors", network, about)
+    network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
+    record = {"name": out.name, "task": options.task, "dataset": options.dataset, "skeleton": LSP14.name,
+              "training_images": len(train_set), "skipped": train_set.skipped, "network": asdict(network.config),
+              "parameters": networks.count_parameters(network), "config": training.describe(config),
+              "best_epoch": run.best_epoch, "seconds": sum(row["seconds"] for row in run.history), "history": run.history,
+              "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
+              "environment": results.environment()}
+    # The folder of the data belongs to this machine, not to the record.
+    (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
+    results.write_record(out / "record.json", record)
+    print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    weights = options.weights or _last_run()
+    network, about = networks.load_network(weights)
+    dataset = options.dataset or about["dataset"]
+    folder = options.data
+    note = weights.parent / "data-folder.txt"
+    if folder is None and dataset == about["dataset"] and note.is_file() and note.read_text():
+        folder = Path(note.read_text())
+    data = load(dataset, options.split, folder, size=about["stored"], crop=network.config.crop)
+    data = data.as_skeleton(SKELETONS[about["skeleton"]])
+    if options.subset == "upright":
+        data = data.subset(data.upright())
+    codec = Coordinates(len(SKELETONS[about["skeleton"]]), network.config.crop)
+    predictions = {"network": training.predict(network, codec, data),
+                   "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
+    for reason, count in data.skipped.items():
+        print(f"skipped in {dataset} {options.split}: {count} {reason}")
+    print(f"{weights}, trained on {about['dataset']}, seed {about['seed']}\n")
+    print(results.score_table({name: results.score(pose, data) for name, pose in predictions.items()},
+                      f"{dataset} {options.split}{' upright' if options.subset == 'upright' else ''}"))
+
+
+def _last_run() -> Path:
+    """Weights of the run that finished last, or the shipped ones where nothing was trained yet."""
+    runs = sorted(Path("runs").glob("*/record.json"), key=lambda path: path.stat().st_mtime)
+    return runs[-1].parent / "weights.safetensors" if runs else results.shipped_weights("people")
+
+
+def _predict(options: argparse.Namespace) -> None:
+    network, about = networks.load_network(options.weights or results.shipped_weights("lspet"))
+    skeleton = SKELETONS[about["skeleton"]]
+    codec = Coordinates(len(skeleton), network.config.crop)
+    for photo in options.photos:
+        image = read_image(photo)
+        height, width = image.shape[:2]
+        tight = np.array([0, 0, width, height], np.float32) if options.box is None else options.box
+        pose = training.predict_pose(network, codec, image, tight)
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / f"{photo.stem}-pose.png"
+        _draw(image, pose, skeleton, tight, path)
+        joints = {name: [round(float(v), 1) for v in xy] for name, xy in zip(skeleton.joints, pose, strict=True)}
+        print(json.dumps({"photo": str(photo), "drawn": str(path), "box": tight.tolist(), "joints": joints}))
+
+
+def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: Path) -> None:
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from posebook import draw
+    height, width = image.shape[:2]
+    scale = 8 / max(height, width)
+    figure = plt.figure(figsize=(width * scale, height * scale))
+    ax = figure.add_axes((0, 0, 1, 1))
+    draw.show_image(ax, image)
+    x0, y0, x1, y1 = box - 0.5
+    ax.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color="white", lw=1)
+    draw.draw_pose(ax, pose, skeleton, width=3)
+    ax.set_xlim(-0.5, width - 0.5)
+    ax.set_ylim(height - 0.5, -0.5)
+    part = path.with_suffix(".part.png")
+    figure.savefig(part, dpi=100)
+    plt.close(figure)
+    part.replace(path)
+
+
+def _download(options: argparse.Namespace) -> None:
+    download_lspet(options.data)
+
+
+def _synthesize(options: argparse.Namespace) -> None:
+    from posebook.synthesis import synthesize
+    counts = {"train": options.count, "validation": options.held_out, "test": options.held_out}
+    synthesize(options.assets, options.out, counts, options.seed, workers=options.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

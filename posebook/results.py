@@ -1,0 +1,169 @@
+"""Run records: what was measured, and all it takes to repeat it. Prose and tables of the book read these files.
+
+A record is one JSON file a run under `book/results/`: metrics, configuration, seed, commit, versions, hardware and
+duration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from posebook import floors, metrics, training
+from posebook.datasets import PoseDataset
+from posebook.networks import PoseNetwork
+from posebook.targets import Coordinates
+
+
+def results_folder(kind: str = "results") -> Path:
+    """`book/results` (or `book/weights`) of a checkout, or its copy inside the installed package."""
+    package = Path(__file__).resolve().parent
+    places = (package.parent / "book" / kind, package / "_data" / kind)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def shipped_weights(dataset: str) -> Path:
+    """The network that comes with the book."""
+    return results_folder("weights") / f"regression-{dataset}.safetensors"
+
+
+def environment() -> dict[str, str | int]:
+    """Commit, versions and hardware of this run, for its record."""
+    import torch
+    root = Path(__file__).resolve().parents[1]
+    git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+                         capture_output=True, text=True)
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return {"commit": git.stdout.strip() or "unknown", "python": platform.python_version(), "torch": torch.__version__,
+            "numpy": np.__version__, "hardware": hardware, "threads": torch.get_num_threads(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")) + " (CPU)"
+    except (OSError, StopIteration):
+        return f"{platform.machine()} (CPU)"
+
+
+def write_record(path: str | Path, record: dict) -> Path:
+    """Write a record atomically. NaN becomes null, since JSON has no NaN; other numbers keep six digits."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def read_record(name: str | Path) -> dict:
+    """Read a record by its name in `book/results`, or by path.
+
+    Raises:
+        FileNotFoundError: naming the records there are; ValueError: if it is no whole JSON file.
+    """
+    path = Path(name) if str(name).endswith(".json") else results_folder() / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
+        raise FileNotFoundError(f"there is no record {path.name}; there are: {there}")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole JSON file ({error}); restore it from the repository") from error
+
+
+def score(predicted: np.ndarray, data: PoseDataset) -> dict:
+    """The book's 2D table for predictions (N, J, 2) in source pixels.
+
+    PCK@0.2 with the torso diameter (= PDJ) per joint, its curve over thresholds 0 to 0.5 and area, strict and loose
+    PCP per limb, and the mean distance in torso diameters. Images without a measurable torso do not count in PCK.
+    """
+    true, state, skeleton = data.source_joints, data.state, data.skeleton
+    torso = metrics.torso_diameter(true, state, skeleton)
+    pck = metrics.pck(predicted, true, state, torso, 0.2, skeleton.joints)
+    strict = metrics.pcp(predicted, true, state, skeleton)
+    thresholds = np.round(np.arange(0, 51) / 100, 2)
+    curve = metrics.pck_curve(predicted, true, state, torso, thresholds)
+    return {"images": len(data), "images_without_torso": int(np.isnan(torso).sum()),
+            "pck@0.2_torso": pck.mean, "pck@0.2_per_joint": dict(zip(skeleton.joints, pck.per_item, strict=True)),
+            "pck_curve": {"thresholds": thresholds, "values": curve},
+            "pck_auc_0.5": metrics.area_under(curve, thresholds),
+            "pcp_strict": strict.mean,
+            "pcp_strict_per_limb": dict(zip(skeleton.limb_names, strict.per_item, strict=True)),
+            "pcp_loose": metrics.pcp(predicted, true, state, skeleton, strict=False).mean,
+            "pck_interval": bootstrap_mean(pck.per_image)}
+
+
+def score_with_floors(network: PoseNetwork, codec: Coordinates, train_set: PoseDataset,
+                      data: PoseDataset) -> dict[str, dict[str, dict]]:
+    """Scores of network, mean pose and nearest neighbour, on all images and on upright people."""
+    predictions = {"network": training.predict(network, codec, data),
+                   "mean_pose": floors.predict_mean_pose(floors.mean_pose(train_set), data),
+                   "nearest_neighbour": floors.predict_nearest(train_set, data, codec.size)}
+    upright = np.flatnonzero(data.upright())
+    subsets = {"all": np.arange(len(data)), "upright": upright}
+    return {name: {who: score(pose[index], data.subset(index)) for who, pose in predictions.items()}
+            for name, index in subsets.items() if len(index)}
+
+
+def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0) -> dict[str, float]:
+    """Mean over images with a 95 % percentile interval from resampling the images. NaN images are left out.
+
+    The interval says how much the number would move with other test images of the same kind. It says nothing about
+    other training seeds.
+    """
+    values = per_image[np.isfinite(per_image)]
+    if not len(values):
+        return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
+    index = np.random.default_rng(seed).integers(0, len(values), (repeats, len(values)))
+    low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def table(header: list[str], rows: list[list], digits: int = 3) -> str:
+    """A Markdown table; floats are rounded, NaN is a dash. For reading in a terminal and in a notebook alike."""
+    def text(value) -> str:
+        if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
+            return "–"
+        return f"{value:.{digits}f}" if isinstance(value, float | np.floating) else str(value)
+
+    cells = [header, *[[text(v) for v in row] for row in rows]]
+    widths = [max(len(row[c]) for row in cells) for c in range(len(header))]
+    # First column left, numbers right, so that decimal points meet.
+    lines = ["| " + " | ".join(v.ljust(w) if c == 0 else v.rjust(w)
+                               for c, (v, w) in enumerate(zip(row, widths, strict=True))) + " |" for row in cells]
+    rule = "|" + "|".join("-" * (w + 2) if c == 0 else "-" * (w + 1) + ":" for c, w in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def score_table(scores: dict[str, dict], title: str) -> str:
+    """PCK@0.2 (torso) per joint and strict PCP per limb, one column for each predictor."""
+    names = list(scores)
+    first = scores[names[0]]
+    rows = [["PCK@0.2 (torso), mean", *(scores[n]["pck@0.2_torso"] for n in names)]]
+    rows += [[f"  {k}", *(scores[n]["pck@0.2_per_joint"][k] for n in names)] for k in first["pck@0.2_per_joint"]]
+    rows += [["PCP strict, mean", *(scores[n]["pcp_strict"] for n in names)]]
+    rows += [[f"  {k}", *(scores[n]["pcp_strict_per_limb"][k] for n in names)] for k in first["pcp_strict_per_limb"]]
+    return table([f"{title} ({first['images']} images)", *(n.replace("_", " ") for n in names)], rows)

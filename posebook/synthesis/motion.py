@@ -1,0 +1,244 @@
+"""Motion capture: CMU's ASF/AMC, BVH and exponential maps, and how it moves the `cmu_mb` rig.
+
+All three describe the same skeleton. Every clip becomes global rotations per bone of the rig, in the capture's world:
+y up, x to the person's left and z forward when nobody turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+UNIT = 25.4 / 0.45
+"""Millimetres in one unit of CMU's skeletons, whose files say `length 0.45` (of inches)."""
+
+_SIDES = {"LeftShoulder": "clavicle", "LeftArm": "humerus", "LeftForeArm": "radius", "LeftHand": "hand",
+          "LeftFingerBase": "hand", "LeftHandFinger1": "fingers", "LThumb": "hand", "LHipJoint": "hipjoint",
+          "LeftUpLeg": "femur", "LeftLeg": "tibia", "LeftFoot": "foot", "LeftToeBase": "toes"}
+BONE_OF = {"Hips": "root", "LowerBack": "lowerback", "Spine": "upperback", "Spine1": "thorax", "Neck": "lowerneck",
+           "Neck1": "upperneck", "Head": "head", **{b: "l" + name for b, name in _SIDES.items()},
+           **{("R" + b[1:] if b[1].isupper() else b.replace("Left", "Right")): "r" + name
+              for b, name in _SIDES.items()}}
+"""Bone of the rig -> bone of the capture whose rotation it takes. The thumb stays with the hand."""
+
+_BVH_NAMES = {"Hips": "root", "Chest": "upperback", "Chest2": "thorax", "lowerback": "lowerback",
+              "lowerneck": "lowerneck", "Neck": "upperneck", "Head": "head", "LFingers": "lfingers",
+              "RFingers": "rfingers", "LThumb": "lthumb", "RThumb": "rthumb", "lhand": "lhand", "rhand": "rhand",
+              "LHipJoint": "lhipjoint", "RHipJoint": "rhipjoint",
+              **{full + part: side + name for full, side in (("Left", "l"), ("Right", "r"))
+                 for part, name in {"Hip": "femur", "Knee": "tibia", "Ankle": "foot", "Toe": "toes",
+                                    "Collar": "clavicle", "Shoulder": "humerus", "Elbow": "radius",
+                                    "Wrist": "wrist"}.items()}}
+
+# Order of the 38 joints in an exponential-map row: CMU's BVH hierarchy with its end sites (None).
+_LEG = ("{0}hipjoint", "{0}femur", "{0}tibia", "{0}foot", "{0}toes", None)
+_ARM = ("{0}clavicle", "{0}humerus", "{0}radius", "{0}wrist", "{0}hand", "{0}fingers", None, "{0}thumb", None)
+EXPMAP_JOINTS: tuple[str | None, ...] = (
+    "root", *(j and j.format("l") for j in _LEG), *(j and j.format("r") for j in _LEG), "lowerback", "upperback",
+    "thorax", "lowerneck", "upperneck", "head", None, *(j and j.format("l") for j in _ARM),
+    *(j and j.format("r") for j in _ARM))
+_EXPMAP_PARENTS = (-1, 0, 1, 2, 3, 4, 5, 0, 7, 8, 9, 10, 11, 0, 13, 14, 15, 16, 17, 18, 15, 20, 21, 22, 23, 24, 25,
+                   23, 27, 15, 29, 30, 31, 32, 33, 34, 32, 36)
+# Rest directions of that skeleton: legs splayed by 20 degrees, arms straight out.
+_TWENTY = np.sin(np.deg2rad(20)), np.cos(np.deg2rad(20))
+_EXPMAP_DIRECTIONS = {
+    f"{side}{name}": direction
+    for side, sign in (("l", 1), ("r", -1))
+    for name, direction in {
+        "femur": (sign * _TWENTY[0], -_TWENTY[1], 0), "tibia": (sign * _TWENTY[0], -_TWENTY[1], 0),
+        "foot": (sign * 0.09, -0.25, 0.96), "toes": (0, 0, 1), "humerus": (sign, 0, 0), "radius": (sign, 0, 0),
+        "hand": (sign, 0, 0), "fingers": (sign, 0, 0)}.items()}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording.
+
+    Attributes:
+        name: where it comes from, e.g. "cmu_asf_amc/02_05"; action: what is done; fps: frames a second.
+        root: (T, 3) position of the pelvis, mm, y up.
+        rotations: capture's bone -> (T, 3, 3) global rotation, columns map rest to posed.
+        directions: capture's bone -> (3,) its direction in the capture's rest pose.
+        leg: length of thigh and shank of the capture's skeleton, mm.
+    """
+
+    name: str
+    action: str
+    fps: float
+    root: np.ndarray
+    rotations: dict[str, np.ndarray]
+    directions: dict[str, np.ndarray]
+    leg: float
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+
+def read_asf(path: Path) -> dict[str, dict]:
+    """Bones of an Acclaim skeleton: name -> direction (3,), length (units), axis (3,) degrees, dof, parent."""
+    bones: dict[str, dict] = {"root": {"parent": None, "dof": ["rx", "ry", "rz"], "axis": np.zeros(3)}}
+    section, bone = "", {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if words[0].startswith(":"):
+            section = words[0]
+        elif section == ":bonedata":
+            if words[0] == "begin":
+                bone = {"dof": []}
+            elif words[0] == "end":
+                bones[bone["name"]] = bone
+            elif words[0] == "name":
+                bone["name"] = words[1]
+            elif words[0] == "direction":
+                bone["direction"] = np.array(words[1:4], float)
+            elif words[0] == "length":
+                bone["length"] = float(words[1])
+            elif words[0] == "axis":
+                if words[4].upper() != "XYZ":
+                    raise ValueError(f"{path}: axis order {words[4]} of {bone['name']}; only XYZ is read")
+                bone["axis"] = np.array(words[1:4], float)
+            elif words[0] == "dof":
+                bone["dof"] = words[1:]
+        elif section == ":hierarchy" and words[0] not in ("begin", "end"):
+            for child in words[1:]:
+                bones[child]["parent"] = words[0]
+    return bones
+
+
+def read_amc(path: Path, bones: dict[str, dict], name: str, action: str, fps: float = 30.0) -> Clip:
+    """Read an Acclaim motion for the skeleton `bones`.
+
+    A bone's local rotation is C R C^-1 with C from its axis and R from its angles, both XYZ about fixed axes.
+    """
+    values: dict[str, list[list[float]]] = {bone: [] for bone in bones}
+    frames = 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if not words or words[0][0] in "#:":
+            continue
+        if len(words) == 1 and words[0].isdigit():
+            frames += 1
+        else:
+            values[words[0]].append([float(x) for x in words[1:]])
+    root = np.array(values["root"])
+    rotations: dict[str, np.ndarray] = {}
+    for bone, spec in bones.items():  # the file lists parents first
+        angles = np.zeros((frames, 3))
+        given = root[:, 3:] if bone == "root" else np.array(values[bone])
+        for column, dof in enumerate(spec["dof"]):
+            angles[:, "xyz".index(dof[1])] = given[:, column]
+        frame = _matrix("xyz", spec["axis"][None])[0]
+        local = frame @ _matrix("xyz", angles) @ frame.T
+        rotations[bone] = rotations[spec["parent"]] @ local if spec["parent"] else local
+    directions = {bone: spec["direction"] for bone, spec in bones.items() if "direction" in spec}
+    leg = UNIT * sum(bones[side + part]["length"] for side in "lr" for part in ("femur", "tibia")) / 2
+    return Clip(name, action, fps, UNIT * root[:, :3], rotations, directions, leg)
+
+
+def read_bvh(path: Path, name: str, action: str) -> Clip:
+    """Read a BVH file of CMU's skeleton (channels in the order that the file declares)."""
+    joints: list[dict] = []
+    stack: list[int] = []
+    lines = iter(path.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        words = line.split()
+        if not words:
+            continue
+        if words[0] in ("ROOT", "JOINT", "End"):
+            joints.append({"name": words[1] if words[0] != "End" else None, "parent": stack[-1] if stack else -1,
+                           "channels": []})
+            stack.append(len(joints) - 1)
+        elif words[0] == "OFFSET":
+            joints[-1]["offset"] = np.array(words[1:4], float)
+        elif words[0] == "CHANNELS":
+            joints[-1]["channels"] = words[2:]
+        elif words[0] == "}":
+            stack.pop()
+        elif words[0] == "MOTION":
+            break
+    next(lines)
+    fps = 1 / float(next(lines).split(":")[1])
+    table = np.array([line.split() for line in lines if line.strip()], float)
+    rotations: list[np.ndarray] = []
+    column = 0
+    for joint in joints:
+        count = len(joint["channels"])
+        values, column = table[:, column:column + count], column + count
+        turning = [(c[0], values[:, i]) for i, c in enumerate(joint["channels"]) if c.endswith("rotation")]
+        local = (_matrix("".join(axis for axis, _ in turning), np.stack([v for _, v in turning], 1)) if turning
+                 else np.broadcast_to(np.eye(3), (len(table), 3, 3)))
+        rotations.append(rotations[joint["parent"]] @ local if joint["parent"] >= 0 else local)
+    directions = {}
+    for joint in joints:
+        parent = joints[joint["parent"]]["name"]
+        if joint["parent"] >= 0 and np.any(joint["offset"]) and _BVH_NAMES[parent] not in directions:
+            directions[_BVH_NAMES[parent]] = joint["offset"] / np.linalg.norm(joint["offset"])
+    length = {j["name"]: np.linalg.norm(j["offset"]) for j in joints}
+    leg = UNIT * sum(length[side + part] for side in ("Left", "Right") for part in ("Knee", "Ankle")) / 2
+    named = {_BVH_NAMES[j["name"]]: r for j, r in zip(joints, rotations, strict=True) if j["name"]}
+    return Clip(name, action, fps, UNIT * table[:, :3], named, directions, leg)
+
+
+def read_expmap(path: Path, name: str, action: str, fps: float = 60.0) -> Clip:
+    """Read rows of 117 numbers: root position and the exponential maps of 38 joints.
+
+    The files' maps turn *row* vectors, so each is the inverse of the column rotation used here. The first frame of
+    every file is the skeleton's calibration pose and is left out.
+    """
+    table = np.loadtxt(path, delimiter=",")[1:]
+    rotations: list[np.ndarray] = []
+    for joint, parent in enumerate(_EXPMAP_PARENTS):
+        local = Rotation.from_rotvec(-table[:, 3 + 3 * joint:6 + 3 * joint]).as_matrix()
+        rotations.append(local if parent < 0 else rotations[parent] @ local)
+    named = {bone: r for bone, r in zip(EXPMAP_JOINTS, rotations, strict=True) if bone}
+    directions = {bone: np.array(d, float) / np.linalg.norm(d) for bone, d in _EXPMAP_DIRECTIONS.items()}
+    return Clip(name, action, fps, UNIT * table[:, :3], named, directions, UNIT * 14.83)
+
+
+def _matrix(order: str, degrees: np.ndarray) -> np.ndarray:
+    return Rotation.from_euler(order, degrees, degrees=True).as_matrix()
+
+
+def smallest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The (3, 3) rotation by the smallest angle that turns the unit vector `source` onto `target`."""
+    axis = np.cross(source, target)
+    sine, cosine = np.linalg.norm(axis), source @ target
+    if sine < 1e-9:
+        if cosine > 0:
+            return np.eye(3)
+        axis, sine = np.cross(source, np.eye(3)[np.argmin(abs(source))]), 0.0
+    return Rotation.from_rotvec(axis / np.linalg.norm(axis) * np.arctan2(sine, cosine)).as_matrix()
+
+
+def retarget(clip: Clip, bones: tuple[str, ...], heads: np.ndarray, tails: np.ndarray,
+             frames: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Global rotations (T, B, 3, 3) that put the rig into the clip's poses.
+
+    Limb bones rest in different directions in the two skeletons, so each is first turned by the smallest rotation
+    from its own rest direction to the capture's. Feet rest flat in both: only their heading is matched. Trunk, neck
+    and head rest upright in both and keep the body's own posture.
+    """
+    out = []
+    for b, bone in enumerate(bones):
+        source = BONE_OF[bone]
+        rotation = clip.rotations[source][frames]
+        if bone in _LIMBS:
+            own, other = _unit(tails[b] - heads[b]), _unit(clip.directions[source])
+            if source.endswith(("foot", "toes")):
+                own, other = (_unit(v * (1, 0, 1)) for v in (own, other))
+            rotation = rotation @ smallest_rotation(own, other)
+        out.append(rotation)
+    return np.stack(out, axis=1)
+
+
+_LIMBS = {bone for bone in BONE_OF if bone.endswith(("Arm", "Hand", "FingerBase", "HandFinger1", "UpLeg", "Leg", "Foot",
+                                                     "ToeBase")) and bone != "Hips"}
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
