@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import floors, networks, results, training
+from posebook import augment, floors, networks, results, training
 from posebook.datasets import download_lspet, load
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.skeleton import LSP14, SKELETONS
@@ -21,8 +21,8 @@ from posebook.targets import Coordinates
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; expected failures become one sentence and exit code 2."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
+        torch.set_num_threads(options.threads)
         options.command(options)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         print(f"posebook: {error}", file=sys.stderr)
@@ -45,8 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--size", choices=["small", "paper-a"], default="small",
                        help="small: 64 px, for a CPU; paper-a: the paper's 112 px, for a GPU")
-    for name, kind in (("epochs", int), ("batch", int), ("rate", float), ("patience", int), ("decay", float)):
+    for name, kind in NUMBERS.items():
         train.add_argument(f"--{name}", type=kind, help=f"default {getattr(RECIPE, name)}")
+    train.add_argument("--optimizer", choices=["adamw", "sgd"], help=f"default {RECIPE.optimizer}")
+    train.add_argument("--no-augmentation", action="store_true", help="always the central crop")
+    train.add_argument("--no-normalise", action="store_true", help="do not subtract the mean image")
+    train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
     train.add_argument("--limit", type=int, help="use only so many training images")
     train.add_argument("--device", default="auto")
 
@@ -103,14 +107,22 @@ RECIPE = training.TrainConfig()
 """How the book trains unless a chapter says otherwise; chosen on validation splits."""
 
 
+NUMBERS = {"epochs": int, "batch": int, "rate": float, "warmup": float, "patience": int, "decay": float}
+
+
+def _config(options: argparse.Namespace) -> training.TrainConfig:
+    given = {name: getattr(options, name) for name in (*NUMBERS, "optimizer") if getattr(options, name) is not None}
+    config = replace(RECIPE, seed=options.seed, device=options.device, normalise=not options.no_normalise,
+                     mean_start=not options.no_mean_start, **given)
+    return replace(config, augmentation=augment.NONE) if options.no_augmentation else config
+
+
 def _train(options: argparse.Namespace) -> None:
     out = options.out or Path("runs") / f"{options.task}-{options.dataset}-{options.seed}"
     if (out / "record.json").exists():
-        print(f"{out} is finished; `python -m posebook evaluate --weights {out / 'weights.safetensors'}` scores it")
+        print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
-    given = {k: getattr(options, k) for k in ("epochs", "batch", "rate", "patience", "decay")}
-    given = {k: v for k, v in given.items() if v is not None}
-    config = replace(RECIPE, seed=options.seed, device=options.device, **given)
+    config = _config(options)
     network = networks.build_regressor(options.size, 2 * len(LSP14), options.seed)
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
     train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
@@ -128,7 +140,8 @@ def _train(options: argparse.Namespace) -> None:
     record = {"name": out.name, "task": options.task, "dataset": options.dataset, "skeleton": LSP14.name,
               "training_images": len(train_set), "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": training.describe(config),
-              "best_epoch": run.best_epoch, "seconds": sum(row["seconds"] for row in run.history), "history": run.history,
+              "best_epoch": run.best_epoch, "seconds": sum(row["seconds"] for row in run.history),
+              "history": run.history,
               "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
@@ -198,9 +211,12 @@ def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: 
     ax.set_xlim(-0.5, width - 0.5)
     ax.set_ylim(height - 0.5, -0.5)
     part = path.with_suffix(".part.png")
-    figure.savefig(part, dpi=100)
-    plt.close(figure)
-    part.replace(path)
+    try:
+        figure.savefig(part, dpi=100)
+        part.replace(path)
+    finally:
+        plt.close(figure)
+        part.unlink(missing_ok=True)
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -37,10 +37,13 @@ def environment() -> dict[str, str | int]:
     """Commit, versions and hardware of this run, for its record."""
     import torch
     root = Path(__file__).resolve().parents[1]
-    git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-                         capture_output=True, text=True)
+    try:
+        commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+                                capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return {"commit": git.stdout.strip() or "unknown", "python": platform.python_version(), "torch": torch.__version__,
+    return {"commit": commit or "unknown", "python": platform.python_version(), "torch": torch.__version__,
             "numpy": np.__version__, "hardware": hardware, "threads": torch.get_num_threads(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 

@@ -250,6 +250,9 @@ def _check(network: PoseNetwork, codecs: dict[str, Coordinates], *sets: PoseData
     if set(codecs) != set(network.heads):
         raise ValueError(f"the network has heads {sorted(network.heads)}, the codecs are {sorted(codecs)}")
     for data in sets:
+        if data.skeleton != sets[0].skeleton:
+            raise ValueError(f"{data.name} {data.split} is labelled with {data.skeleton.name}, {sets[0].name} "
+                             f"{sets[0].split} with {sets[0].skeleton.name}; see PoseDataset.as_skeleton")
         if not len(data):
             raise ValueError(f"{data.name} {data.split} is empty")
         if data.images.shape[-1] < network.config.crop:
@@ -260,6 +263,9 @@ def _check(network: PoseNetwork, codecs: dict[str, Coordinates], *sets: PoseData
         if head.outputs != codec.outputs or codec.joints != len(sets[0].skeleton):
             raise ValueError(f"head {name} gives {head.outputs} numbers; {sets[0].skeleton.name} with this codec "
                              f"needs {2 * len(sets[0].skeleton)}")
+        if codec.size != network.config.crop:
+            raise ValueError(f"the codec of {name} is for {codec.size} px, the network's input has "
+                             f"{network.config.crop} px")
 
 
 def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimizer:
@@ -285,11 +291,13 @@ def _save(path: Path, state: dict) -> None:
 def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list, dict]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        there = state["run"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"{path} is no readable checkpoint ({error}); remove it to start anew") from error
-    if state["run"] != run:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is no readable checkpoint ({reason}); remove it to start anew") from error
+    if there != run:
         raise ValueError(f"{path} belongs to a run with other settings or data; choose another folder or remove it.\n"
-                         f"there: {state['run']}\nhere:  {run}")
+                         f"there: {there}\nhere:  {run}")
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])

@@ -13,6 +13,8 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
     Raises:
         ValueError: for an unknown name or split; OSError: where files are missing or damaged.
     """
+    if options.get("limit") is not None and options["limit"] < 1:
+        raise ValueError(f"limit must be at least 1, not {options['limit']}; leave it out for the whole split")
     if name == "people":
         return load_people(split, folder, **options)
     if name == "lspet":

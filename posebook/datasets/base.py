@@ -106,13 +106,13 @@ def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     """
     from PIL import Image
     height, width = image.shape[:2]
-    x0, y0, x1, y1 = geometry.check_box(box, width, height)
-    pad = max(0, int(np.ceil(max(-x0, -y0, x1 - width, y1 - height))))
-    if pad > 8 * max(width, height):
+    x0, y0, x1, y1 = geometry.check_box(box, width, height).tolist()
+    left, top, right, bottom = (max(0, int(np.ceil(v))) for v in (-x0, -y0, x1 - width, y1 - height))
+    if max(left, top, right, bottom) > 2 * max(width, height):
         raise ValueError(f"box {np.asarray(box).tolist()} is far larger than the image of {width} x {height} pixels")
-    if pad:
-        image = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-    area = (float(x0) + pad, float(y0) + pad, float(x1) + pad, float(y1) + pad)
+    if left or top or right or bottom:
+        image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    area = (x0 + left, y0 + top, x1 + left, y1 + top)
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=area))
 
 

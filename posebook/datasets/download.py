@@ -6,6 +6,7 @@ A file under its final name is therefore always whole and has the published chec
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -42,7 +43,7 @@ def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60
     for _ in range(tries):
         try:
             _continue(url, part, timeout)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             reason = str(error)
             continue
         if sha256(part) == digest:
@@ -66,8 +67,12 @@ def _continue(url: str, part: Path, timeout: float) -> None:
             return
         raise
     with response, open(part, "ab" if response.status == 206 else "wb") as file:
+        received, announced = 0, response.headers.get("Content-Length")
         while block := response.read(BLOCK):
-            file.write(block)
+            received += file.write(block)
+    # A connection that closes early looks like the end of the file; what arrived is good and can be continued.
+    if announced is not None and received < int(announced):
+        raise ConnectionError(f"the connection closed after {received} of {announced} bytes")
 
 
 def fetch_all(base_url: str, files: dict[str, str], folder: Path, workers: int = 8) -> None:

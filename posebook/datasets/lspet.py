@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -25,12 +27,12 @@ MIN_LABELLED = 10
 MIRROR = "https://raw.githubusercontent.com/axelcarlier/lsp/8fabf3183516b1be5f9d44bd1c516609637e983e/"
 
 
-def read_joints(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+def read_joints(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read `joints.mat`.
 
     Returns:
         joints (N, 14, 2) float32 in zero-based pixels of the photograph; state (N, 14) ABSENT or VISIBLE (the file
-        does not tell occluded joints apart); counts of labelled joints that had to be dropped as not finite.
+        does not tell occluded joints apart); (N,) how many labelled joints had to be dropped as not finite.
 
     Raises:
         FileNotFoundError, OSError: missing or damaged; ValueError: a file of the other flavour or of another shape.
@@ -56,8 +58,7 @@ def read_joints(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     broken = labelled & ~np.isfinite(joints).all(axis=2)
     labelled &= ~broken
     joints[~labelled] = 0
-    skipped = {"joints that are not finite": int(broken.sum())} if broken.any() else {}
-    return joints.astype(np.float32), np.where(labelled, VISIBLE, ABSENT).astype(np.uint8), skipped
+    return joints.astype(np.float32), np.where(labelled, VISIBLE, ABSENT).astype(np.uint8), broken.sum(axis=1)
 
 
 def load_lspet(folder: str | Path, split: str, size: int = STORED, crop: int = CROP, limit: int | None = None,
@@ -80,11 +81,13 @@ def load_lspet(folder: str | Path, split: str, size: int = STORED, crop: int = C
     folder = Path(folder)
     if split not in SPLITS:
         raise ValueError(f"lspet has the splits {', '.join(SPLITS)}, not {split!r}")
-    joints, state, skipped = read_joints(folder / "joints.mat")
+    joints, state, broken = read_joints(folder / "joints.mat")
     numbers = _numbers(folder, split, len(joints), limit)
     cached = _cache_file(cache, folder / "joints.mat", split, size, crop, limit)
-    if cached.is_file():
-        return _load_cache(cached, split)
+    if (known := _load_cache(cached, split)) is not None:
+        return known
+    dropped = int(broken[numbers.start - 1:numbers.stop - 1].sum())
+    skipped = {"joints that are not finite": dropped} if dropped else {}
     rows, kept = [], []
     for number in _progress(numbers, f"lspet {split}", progress):
         image = read_image(folder / "images" / f"im{number:05d}.jpg")
@@ -150,11 +153,18 @@ def _save_cache(path: Path, dataset: PoseDataset) -> None:
         print(f"(the crops are not cached: {error})")
 
 
-def _load_cache(path: Path, split: str) -> PoseDataset:
-    with np.load(path, allow_pickle=False) as data:
-        skipped = dict(zip(data["reasons"].tolist(), data["counts"].tolist(), strict=True))
-        return PoseDataset("lspet", split, LSP14, data["images"], data["joints"], data["state"], data["to_source"],
-                           data["ids"], skipped=skipped)
+def _load_cache(path: Path, split: str) -> PoseDataset | None:
+    """The cached crops, or None if there are none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            skipped = dict(zip(data["reasons"].tolist(), data["counts"].tolist(), strict=True))
+            return PoseDataset("lspet", split, LSP14, data["images"], data["joints"], data["state"],
+                               data["to_source"], data["ids"], skipped=skipped)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"(the cached crops {path} are damaged and made again: {error})")
+        return None
 
 
 def download_lspet(folder: str | Path, base_url: str = MIRROR, workers: int = 8) -> None:
