@@ -140,7 +140,7 @@ def _train(options: argparse.Namespace) -> None:
     record = {"name": out.name, "task": options.task, "dataset": options.dataset, "skeleton": LSP14.name,
               "training_images": len(train_set), "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": training.describe(config),
-              "best_epoch": run.best_epoch, "seconds": sum(row["seconds"] for row in run.history),
+              "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
               "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
               "environment": results.environment()}

@@ -38,7 +38,8 @@ class TrainConfig:
         rate: learning rate at its highest; it rises over the first `warmup` epochs, then falls along a cosine to zero.
         decay: weight decay.
         seed: rules initial weights, order and augmentation.
-        patience: stop after so many epochs without a better validation loss; 0 never stops early.
+        patience: stop after so many epochs without a lower validation loss and keep the weights of the lowest one;
+            0 runs all epochs and keeps the last weights, so that validation chooses nothing.
         mean_start: start the regression head at the training set's mean pose.
         normalise: subtract the mean image and divide by the spread of the pixels.
         augmentation: see `augment.Augmentation`.
@@ -68,11 +69,11 @@ class TrainConfig:
 
 @dataclass
 class Run:
-    """A finished training: the network with its best weights, and one dict of numbers an epoch."""
+    """A finished training: the network with the weights that were kept, and one dict of numbers an epoch."""
 
     network: PoseNetwork
     history: list[dict[str, float]]
-    best_epoch: int
+    kept_epoch: int
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -88,7 +89,7 @@ def _half(device: torch.device) -> torch.dtype:
 
 def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDataset, validation: PoseDataset,
           config: TrainConfig, folder: str | Path | None = None, progress: bool = True) -> Run:
-    """Train `network` on `training`, watch `validation`, and keep the weights with the lowest validation loss.
+    """Train `network` on `training` and watch `validation`; which weights are kept, see `TrainConfig.patience`.
 
     Args:
         network: heads named as the codecs; codecs: task -> codec; their losses are added.
@@ -133,9 +134,9 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
             _save(folder / CHECKPOINT, {"run": run, "epoch": epoch, "history": history, "best": best,
                                         "network": network.state_dict(), "optimizer": optimizer.state_dict(),
                                         "scaler": scaler.state_dict()})
-    if best["weights"] is not None:
+    if config.patience:
         network.load_state_dict(best["weights"])
-    return Run(network, history, best["epoch"])
+    return Run(network, history, best["epoch"] if config.patience else history[-1]["epoch"])
 
 
 def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> float:

@@ -7,6 +7,7 @@ y up, x to the person's left and z forward when nobody turns.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.root)
+
+    @cached_property
+    def sound(self) -> np.ndarray:
+        """Frames (K,) that can be used. Captures slip now and then: the pelvis spins faster than 750 degrees a
+        second, or lies down although the action is done standing. Such moments are left out with 0.75 s around them."""
+        pelvis = self.rotations["root"]
+        step = max(1, round(self.fps / 30))
+        turned = np.einsum("tij,tij->t", pelvis[:-step], pelvis[step:])
+        bad = np.zeros(len(self), bool)
+        bad[step:] = np.rad2deg(np.arccos(np.clip((turned - 1) / 2, -1, 1))) * self.fps / step > 750
+        if self.action not in ("climbing", "jumping"):
+            bad |= pelvis[:, 1, 1] < np.cos(np.deg2rad(45))
+        reach = round(0.75 * self.fps)
+        near = np.convolve(bad, np.ones(2 * reach + 1), "full")[reach:reach + len(bad)] > 0
+        return np.flatnonzero(~near)
 
 
 def read_asf(path: Path) -> dict[str, dict]:
@@ -181,6 +197,8 @@ def read_bvh(path: Path, name: str, action: str) -> Clip:
     length = {j["name"]: np.linalg.norm(j["offset"]) for j in joints}
     leg = UNIT * sum(length[side + part] for side in ("Left", "Right") for part in ("Knee", "Ankle")) / 2
     named = {_BVH_NAMES[j["name"]]: r for j, r in zip(joints, rotations, strict=True) if j["name"]}
+    for side in "lr":  # the files' wrists disagree with the capture's own, so hands go straight on from the forearm
+        named[f"{side}hand"] = named[f"{side}fingers"] = named[f"{side}radius"]
     return Clip(name, action, fps, UNIT * table[:, :3], named, directions, leg)
 
 
@@ -221,7 +239,8 @@ def retarget(clip: Clip, bones: tuple[str, ...], heads: np.ndarray, tails: np.nd
 
     Limb bones rest in different directions in the two skeletons, so each is first turned by the smallest rotation
     from its own rest direction to the capture's. Feet rest flat in both: only their heading is matched. Trunk, neck
-    and head rest upright in both and keep the body's own posture.
+    and head rest upright in both and keep the body's own posture; but the capture's heads are calibrated to look down
+    (17 degrees in the median over all walking clips), which is taken off again, half of it in the neck.
     """
     out = []
     for b, bone in enumerate(bones):
@@ -232,12 +251,15 @@ def retarget(clip: Clip, bones: tuple[str, ...], heads: np.ndarray, tails: np.nd
             if source.endswith(("foot", "toes")):
                 own, other = (_unit(v * (1, 0, 1)) for v in (own, other))
             rotation = rotation @ smallest_rotation(own, other)
+        elif bone in _LOOKS_DOWN:
+            rotation = rotation @ _matrix("x", np.array([-_LOOKS_DOWN[bone]]))
         out.append(rotation)
     return np.stack(out, axis=1)
 
 
 _LIMBS = {bone for bone in BONE_OF if bone.endswith(("Arm", "Hand", "FingerBase", "HandFinger1", "UpLeg", "Leg", "Foot",
                                                      "ToeBase")) and bone != "Hips"}
+_LOOKS_DOWN = {"Neck1": 7.0, "Head": 14.0}
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

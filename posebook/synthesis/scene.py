@@ -1,6 +1,6 @@
 """Where the person stands: perspective camera, and a panorama that is both background and light.
 
-World: x, y up, z, millimetres, ground at y = 0. Camera: x right, y down, z forward. Pixels: centre of the first is (0, 0).
+World: y up, millimetres, ground at y = 0. Camera: x right, y down, z forward. Pixels: the first's centre is (0, 0).
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Panorama:
         directions, solid = self._directions
         luminance = self.radiance @ np.float32([0.2126, 0.7152, 0.0722])
         above = np.where(directions[..., 1] > 0.05, luminance, 0)
-        # clipped skies hide how bright the sun is: count what is nearly white several times
-        boost = 1 + 5 * np.clip((luminance - 0.85) / 0.15, 0, 1)[..., None]
+        # clipped skies hide how bright the sun is: above the horizon, count what is nearly white several times
+        boost = 1 + 5 * (np.clip((luminance - 0.85) / 0.15, 0, 1) * (directions[..., 1] > 0))[..., None]
         radiance = self.radiance * boost
         strong = above >= np.quantile(above, 0.985)
         energy = (radiance * solid[..., None])[strong].sum(0)
@@ -195,9 +195,9 @@ def read_panorama(path: Path) -> Panorama:
     from scipy import ndimage
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
-    reach = max(3, pixels.shape[0] // 20)
-    bright = ndimage.median_filter(pixels.mean(-1)[::2, ::2], reach, mode="wrap").repeat(2, 0).repeat(2, 1)
-    bright = bright[:pixels.shape[0], :pixels.shape[1]]
-    mended = ndimage.median_filter(pixels, (reach + 1, reach + 1, 1), mode="wrap")
-    speck = (bright > 0.85) & (abs(pixels - mended).max(-1) > 0.15)
-    return Panorama(path.stem, to_linear(np.where(speck[..., None], mended, pixels)))
+    # a blown-out sky is white around the speck: where the neighbourhood is bright, fill what is darker from around it
+    reach = max(5, pixels.shape[0] // 14)
+    filled = ndimage.grey_closing(pixels, (reach, reach, 1), mode="wrap")
+    around = ndimage.uniform_filter(pixels.mean(-1), 2 * reach, mode="wrap")
+    speck = (around > 0.82) & ((filled - pixels).max(-1) > 0.15)
+    return Panorama(path.stem, to_linear(np.where(speck[..., None], filled, pixels)))

@@ -103,12 +103,14 @@ def _ranges(words: list[str]) -> list[int]:
 
 
 def _texture(path: Path, material: str | None) -> Path | None:
-    if material is None or not path.with_name(material).is_file():
+    """The picture that the garment's material names, if it is there."""
+    described = path.parent / material if material else None
+    if described is None or not described.is_file():
         return None
-    for line in path.with_name(material).read_text(encoding="utf-8").splitlines():
+    for line in described.read_text(encoding="utf-8").splitlines():
         words = line.split()
-        if words[:1] == ["diffuseTexture"] and path.with_name(words[1]).is_file():
-            return path.with_name(words[1])
+        if words[:1] == ["diffuseTexture"]:
+            return next((p for p in (described.parent / words[1], path.parent / words[1]) if p.is_file()), None)
     return None
 
 
@@ -116,16 +118,14 @@ class Wardrobe:
     """All garments of the unpacked `makehuman/` folder, read when first worn."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = {path.parent.name: path for path in sorted(folder.glob("clothes/*/*.mhclo"))
-                       if path.stem == path.parent.name or path.parent.name not in path.stem}
-        self._files.update({path.parent.name: path for path in sorted(folder.glob("hair/*/*.mhclo"))})
+        self._files = {path.stem: path for kind in ("clothes", "hair")
+                       for path in sorted(folder.glob(f"{kind}/*/*.mhclo"))}
         self._garments: dict[str, Garment] = {}
         self._textures: dict[Path, np.ndarray] = {}
-        hair = {path.parent.name for path in folder.glob("hair/*/*.mhclo")}
-        self.hair = tuple(sorted(name for name in hair if self[name].texture is not None))
+        hair = sorted(path.stem for path in folder.glob("hair/*/*.mhclo"))
+        self.hair = tuple(name for name in hair if self[name].texture is not None)
         self.shoes = tuple(n for n in self._files if n.startswith("shoes"))
         self.outfits = tuple(n for n in self._files if "suit" in n)
-        self.hats = tuple(n for n in self._files if n.startswith("fedora"))
 
     def __getitem__(self, name: str) -> Garment:
         if name not in self._garments:
@@ -152,14 +152,12 @@ class Look:
     outfit: str
     shoes: str
     hair: str | None
-    hat: str | None
     skin: tuple[float, float, float]
     hair_colour: tuple[float, float, float]
     eye_colour: tuple[float, float, float]
     top_colour: tuple[float, float, float] | None
     bottom_colour: tuple[float, float, float] | None
     shoe_colour: tuple[float, float, float] | None
-    stripes: tuple[float, float] | None
 
 
 SKIN_TONES = np.array([[58, 38, 31], [84, 54, 42], [112, 73, 53], [143, 97, 70], [178, 126, 94], [206, 156, 122],
@@ -186,11 +184,9 @@ def random_look(rng: np.random.Generator, wardrobe: Wardrobe) -> Look:
     pool = [8, 9] if rng.random() < old ** 2 else [0, 0, 1, 2, 3] if tone < 4 else [0, 1, 2, 3, 4, 5, 6, 7]
     return Look(
         shape, outfit, str(rng.choice(wardrobe.shoes)), None if bald else str(rng.choice(styles)),
-        str(rng.choice(wardrobe.hats)) if rng.random() < 0.06 and wardrobe.hats else None,
         _jitter(rng, np.array(skin), 0.04), _jitter(rng, HAIR_TONES[rng.choice(pool)], 0.15),
         tuple(np.array([[70, 45, 30], [50, 32, 22], [95, 115, 130], [90, 95, 60]])[rng.integers(4)] / 255),
-        _cloth_colour(rng, 0.85), _cloth_colour(rng, 0.6), _cloth_colour(rng, 0.4),
-        (float(rng.uniform(25, 90)), float(rng.uniform(0.3, 0.8))) if rng.random() < 0.2 else None)
+        _cloth_colour(rng, 0.85), _cloth_colour(rng, 0.6), _cloth_colour(rng, 0.4))
 
 
 def _jitter(rng: np.random.Generator, colour: np.ndarray, amount: float) -> tuple[float, float, float]:
@@ -200,7 +196,7 @@ def _jitter(rng: np.random.Generator, colour: np.ndarray, amount: float) -> tupl
 def _cloth_colour(rng: np.random.Generator, share: float) -> tuple[float, float, float] | None:
     """A cloth colour in HSV, greys included; None (the texture's own colours) for the rest of the draws."""
     import colorsys
-    hue, saturation, value = rng.random(), rng.beta(1.3, 1.6), rng.uniform(0.08, 0.95)
+    hue, saturation, value = rng.random(), rng.beta(1.2, 2.4), rng.uniform(0.08, 0.95)
     return colorsys.hsv_to_rgb(hue, saturation, value) if rng.random() < share else None
 
 
@@ -271,7 +267,7 @@ def dress(model: BodyModel, wardrobe: Wardrobe, look: Look, names: tuple[str, ..
     """Build the dressed person for a look; `names` are the joints to carry along (H36M17's)."""
     body = model.morph(look.shape)
     build = _Builder()
-    garments = [wardrobe[n] for n in (look.outfit, look.shoes, look.hair, look.hat) if n]
+    garments = [wardrobe[n] for n in (look.outfit, look.shoes, look.hair) if n]
     _add_body(build, model, body, garments, look)
     for garment in garments:
         start = build.add(garment.fit(body), garment.skin_weights(model.weights))
@@ -313,22 +309,27 @@ def _paint_garment(build: _Builder, start: int, garment: Garment, texture: np.nd
                    weights: np.ndarray, bones: tuple[str, ...]) -> None:
     """Recolour a garment piece by piece: trousers, top and shoes take their own colours, hair its own."""
     faces, uv = garment.mesh.faces, garment.mesh.uv[garment.mesh.uv_faces]
-    kind = "hair" if garment.name in (look.hair, look.hat) else "garment"
-    if garment.name == look.hair:
-        regions = [(np.ones(len(faces), bool), look.hair_colour)]
-    elif garment.name == look.shoes:
-        regions = [(np.ones(len(faces), bool), look.shoe_colour)]
-    elif garment.name == look.outfit:
-        legs = [b for b, bone in enumerate(bones) if bone.endswith(("UpLeg", "Leg", "Foot", "ToeBase"))]
-        low = weights[faces][:, :, legs].sum((1, 2)) / 3
-        per_piece = np.bincount(garment.components, low) / np.bincount(garment.components)
-        bottom = per_piece[garment.components] > 0.45
+    kind = "hair" if garment.name == look.hair else "garment"
+    if garment.name == look.outfit:
+        bottom = _below_waist(garment, weights, bones)
         regions = [(bottom, look.bottom_colour), (~bottom, look.top_colour)]
     else:
-        regions = [(np.ones(len(faces), bool), None)]
+        regions = [(np.ones(len(faces), bool), look.hair_colour if garment.name == look.hair else look.shoe_colour)]
     for chosen, colour in regions:
         if chosen.any():
             build.paint(start, faces[chosen], uv[chosen], recolour(texture, uv[chosen], colour), kind)
+
+
+def _below_waist(garment: Garment, weights: np.ndarray, bones: tuple[str, ...]) -> np.ndarray:
+    """(F,) bool, the triangles of trousers or skirt: whole connected pieces that the legs carry, or, in an outfit of
+    one piece, what the pelvis and the legs carry."""
+    legs = [b for b, bone in enumerate(bones) if bone.endswith(("UpLeg", "Leg", "Foot", "ToeBase"))]
+    hips = [b for b, bone in enumerate(bones) if bone.endswith(("Hips", "HipJoint"))]
+    share = weights[garment.mesh.faces].mean(1)
+    if garment.components.max() == 0:
+        return share[:, legs + hips].sum(1) > 0.5
+    per_piece = np.bincount(garment.components, share[:, legs].sum(1)) / np.bincount(garment.components)
+    return per_piece[garment.components] > 0.45
 
 
 def recolour(texture: np.ndarray, uv: np.ndarray, colour: tuple[float, float, float] | None) -> np.ndarray:
