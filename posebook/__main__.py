@@ -162,6 +162,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     data = data.as_skeleton(SKELETONS[about["skeleton"]])
     if options.subset == "upright":
         data = data.subset(data.upright())
+        if not len(data):
+            raise ValueError(f"nobody in {dataset} {options.split} is upright")
     codec = Coordinates(len(SKELETONS[about["skeleton"]]), network.config.crop)
     predictions = {"network": training.predict(network, codec, data),
                    "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}

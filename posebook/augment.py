@@ -39,7 +39,7 @@ class Augmentation:
 
 
 NONE = Augmentation()
-BOOK = Augmentation(shift=0.06, angle=20.0, scale=1.15, mirror=0.5, colour=0.1)
+BOOK = Augmentation(shift=0.06, angle=30.0, scale=1.2, mirror=0.5, colour=0.1)
 """What the book's training uses unless a chapter says otherwise."""
 
 

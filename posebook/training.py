@@ -46,11 +46,11 @@ class TrainConfig:
         device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
     """
 
-    epochs: int = 100
+    epochs: int = 150
     batch: int = 64
     optimizer: str = "adamw"
-    rate: float = 1e-3
-    warmup: float = 1.0
+    rate: float = 2e-3
+    warmup: float = 3.0
     decay: float = 1e-2
     seed: int = 0
     patience: int = 0

@@ -143,13 +143,16 @@ def _save_cache(path: Path, dataset: PoseDataset) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            np.savez(file, images=dataset.images, joints=dataset.joints, state=dataset.state,
-                     to_source=dataset.to_source, ids=dataset.ids, reasons=np.array(list(dataset.skipped), dtype=str),
-                     counts=np.array(list(dataset.skipped.values()), dtype=np.int64))
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, images=dataset.images, joints=dataset.joints, state=dataset.state,
+                         to_source=dataset.to_source, ids=dataset.ids,
+                         reasons=np.array(list(dataset.skipped), dtype=str),
+                         counts=np.array(list(dataset.skipped.values()), dtype=np.int64))
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:  # a cache that cannot be written costs time, not the run
-        part.unlink(missing_ok=True)
         print(f"(the crops are not cached: {error})")
 
 

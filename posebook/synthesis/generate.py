@@ -297,10 +297,10 @@ def synthesize(assets: str | Path, out: str | Path, counts: dict[str, int], seed
     out = Path(out)
     find_assets(assets)
     _check_ray_caster()
+    out.mkdir(parents=True, exist_ok=True)
     tables = {split: _table(_rows(str(assets), split, counts[split], seed, size, workers, quality))
               for split in SPLITS if split in counts}
     assert_no_leak(tables)
-    out.mkdir(parents=True, exist_ok=True)
     files = {split: out / f"{split}.parquet" for split in tables}
     for split, table in tables.items():
         _write_table(table, files[split])

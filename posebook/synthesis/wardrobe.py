@@ -206,7 +206,7 @@ class Person:
 
     Attributes:
         rest: (V, 3) mm; weights: (V, 31); faces: (F, 3); uv: (F, 3, 2); material: (F,) index into `textures`.
-        part: (F,) the bone that carries most of each triangle; normals_faces are the same faces.
+        part: (F,) the bone that carries most of each triangle.
         textures: per material (h, w, 4) float32 *linear* colour and opacity.
         skin: (F,) bool, bare skin that cloth may cover; garment: (F,) bool, cloth or shoes.
         joints: (17, 3) rest joints; joint_bones: (17,) the bone that carries each.
@@ -274,8 +274,10 @@ def dress(model: BodyModel, wardrobe: Wardrobe, look: Look, names: tuple[str, ..
         _paint_garment(build, start, garment, wardrobe.texture(garment), look, build.weights[-1], model.bones)
     heads, tails = model.bone_ends(body)
     joints, joint_bones = model.rest_joints(body, names)
-    rest, weights = np.concatenate(build.vertices), np.concatenate(build.weights)
-    faces = np.concatenate([p[0] for p in build.pieces])
+    # helpers that only carry clothes, and skin below them, are left behind here
+    used, faces = np.unique(np.concatenate([p[0] for p in build.pieces]), return_inverse=True)
+    faces = faces.reshape(-1, 3)
+    rest, weights = np.concatenate(build.vertices)[used], np.concatenate(build.weights)[used]
     kind = np.concatenate([[p[3]] * len(p[0]) for p in build.pieces])
     part = weights[faces].sum(1).argmax(1)
     soles, sole_bones = _soles(rest, faces, part, model.bones)

@@ -1,0 +1,105 @@
+"""Pictures of poses: sides told apart twice, absent joints left out, hidden ones ringed."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from samples import people, pose
+
+from posebook import draw
+from posebook.skeleton import ABSENT, LSP14, OCCLUDED, VISIBLE
+
+
+@pytest.fixture
+def ax():
+    figure, axes = plt.subplots()
+    yield axes
+    plt.close(figure)
+
+
+def artists(ax):
+    """Lines of limbs without halo, halos, and joint marks."""
+    limbs = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_color() != "white"]
+    halos = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_color() == "white"]
+    return limbs, halos, [line for line in ax.lines if line.get_marker() == "o"]
+
+
+JOINTS = pose(LSP14, (20, 20), 15)
+
+
+def test_every_limb_and_joint_is_drawn_where_it_is(ax):
+    draw.draw_pose(ax, JOINTS, LSP14)
+    limbs, halos, marks = artists(ax)
+    assert (len(limbs), len(halos), len(marks)) == (10, 10, 14)
+    np.testing.assert_allclose([[m.get_xdata()[0], m.get_ydata()[0]] for m in marks], JOINTS, atol=1e-5)
+    arm = limbs[LSP14.limb_names.index("left_lower_arm")]
+    ends = JOINTS[[LSP14.index("left_elbow"), LSP14.index("left_wrist")]]
+    np.testing.assert_allclose(np.stack([arm.get_xdata(), arm.get_ydata()], 1), ends, atol=1e-5)
+    torso = limbs[LSP14.limb_names.index("torso")]
+    hips = JOINTS[[LSP14.index("left_hip"), LSP14.index("right_hip")]].mean(axis=0)
+    np.testing.assert_allclose([torso.get_xdata()[1], torso.get_ydata()[1]], hips, atol=1e-5)
+
+
+def test_left_and_right_differ_in_colour_and_in_stroke(ax):
+    draw.draw_pose(ax, JOINTS, LSP14, halo=False)
+    limbs, halos, marks = artists(ax)
+    assert not halos
+    style = {side: {(line.get_color(), line.is_dashed()) for line, name in zip(limbs, LSP14.limb_names, strict=True)
+                    if LSP14.side(name) == side} for side in ("left", "right", "middle")}
+    assert all(len(found) == 1 for found in style.values())
+    (left,), (right,), (middle,) = style.values()
+    assert len({left[0], right[0], middle[0]}) == 3
+    assert not left[1] and right[1]
+    left_mark, right_mark = marks[LSP14.index("left_wrist")], marks[LSP14.index("right_wrist")]
+    assert left_mark.get_markerfacecolor() == left[0] and right_mark.get_markerfacecolor() == right[0]
+
+
+def test_absent_joints_and_their_limbs_are_not_drawn(ax):
+    state = np.full(14, VISIBLE)
+    state[LSP14.index("left_elbow")] = ABSENT               # both pieces of that arm
+    state[LSP14.index("right_hip")] = ABSENT                # the thigh, and the torso that ends between the hips
+    joints = JOINTS.copy()
+    joints[state == ABSENT] = np.nan
+    draw.draw_pose(ax, joints, LSP14, state)
+    limbs, halos, marks = artists(ax)
+    assert (len(limbs), len(halos), len(marks)) == (6, 6, 12)
+    assert all(np.isfinite(line.get_xdata()).all() and np.isfinite(line.get_ydata()).all() for line in ax.lines)
+
+
+def test_occluded_joints_are_rings(ax):
+    state = np.full(14, VISIBLE)
+    state[2] = OCCLUDED
+    draw.draw_pose(ax, JOINTS, LSP14, state)
+    marks = artists(ax)[2]
+    assert marks[2].get_markerfacecolor() == "white" and marks[2].get_markeredgecolor() == draw.COLOURS["right"]
+    assert marks[1].get_markerfacecolor() == draw.COLOURS["right"] and marks[1].get_markeredgecolor() == "white"
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 30), (20, 30, 3)])
+def test_pictures_of_both_orders_are_shown(ax, shape):
+    draw.show_image(ax, np.zeros(shape, np.uint8))
+    assert ax.images[0].get_array().shape == (20, 30, 3) and not ax.axison
+
+
+def test_floats_beyond_the_range_are_clipped_without_a_warning(ax, recwarn):
+    draw.show_image(ax, np.linspace(-0.5, 1.5, 300).reshape(3, 10, 10))
+    assert ax.images[0].get_array().min() == 0 and ax.images[0].get_array().max() == 1 and not recwarn.list
+
+
+def test_contact_sheet_shows_each_picture_with_its_pose():
+    data = people(5)
+    poses = [*data.joints[:4], None]
+    figure = draw.contact_sheet(data.images, poses, LSP14, list(data.state), [f"p{i}" for i in range(5)], columns=3)
+    try:
+        axes = figure.axes
+        assert len(axes) == 6 and [len(a.images) for a in axes] == [1] * 5 + [0]
+        assert [bool(a.lines) for a in axes] == [True] * 4 + [False] * 2
+        assert [a.get_title() for a in axes[:5]] == ["p0", "p1", "p2", "p3", "p4"]
+        assert axes[0].get_ylim() == (39.5, -0.5)           # y points down
+        figure.canvas.draw()
+    finally:
+        plt.close(figure)
+
+
+def test_legend_explains_the_sides(ax):
+    draw.legend(ax)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["person's left", "person's right", "middle"]

@@ -1,0 +1,205 @@
+"""The command line: training, scoring and drawing end to end, and one sentence for every mistake."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import lspet_folder, painted, people_shard, pose, write_mat
+
+from posebook import __main__ as command
+from posebook import networks, results
+from posebook.datasets import lspet
+from posebook.networks import Head, PoseNetwork, save_network, small
+from posebook.skeleton import LSP14
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """An empty current folder with a folder of people."""
+    monkeypatch.chdir(tmp_path)
+    for split, count in (("train", 10), ("validation", 5)):
+        people_shard(tmp_path / "people" / f"{split}.parquet", count, seed=count)
+    return tmp_path
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """A current folder with a picture, and weights to guess with."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(painted(pose(LSP14, (60, 80), 50), 120, 160, 3)).save("me.jpg")
+    torch.manual_seed(0)
+    save_network("w.safetensors", PoseNetwork(small({"regression": Head(28, (8,))})),
+                 {"skeleton": "LSP14", "dataset": "people", "seed": 0, "stored": 80,
+                  "mean_pose": np.zeros((14, 2)).tolist()})
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    code = command.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def failed(capsys, *arguments):
+    """Run a command that must fail as a mistake should: exit code 2 and one sentence. Returns the sentence."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and err.startswith("posebook: ") and "Traceback" not in err and len(err.splitlines()) == 1, err
+    return err
+
+
+def test_train_evaluate_predict_end_to_end(desk, capsys):
+    train = ("train", "--data", "people", "--epochs", 2, "--batch", 4, "--seed", 3, "--device", "cpu")
+    code, out, err = run(capsys, *train)
+    assert code == 0, err
+    folder = desk / "runs" / "regression-people-3"
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.pt", "data-folder.txt", "record.json",
+                                                        "weights.safetensors"]
+    assert "10 training and 5 validation images" in out and "PCK@0.2 (torso), mean" in out
+    record = results.read_record(folder / "record.json")
+    assert record["config"]["epochs"] == 2 and record["config"]["batch"] == 4 and len(record["history"]) == 2
+    assert set(record["scores"]["all"]) == {"network", "mean_pose", "nearest_neighbour"}
+    assert record["training_images"] == 10 and record["environment"]["threads"] == 1
+    assert str(desk) not in (folder / "record.json").read_text()
+    network, about = networks.load_network(folder / "weights.safetensors")
+    assert about["seed"] == 3 and about["skeleton"] == "LSP14" and network.config.crop == 64
+
+    before = (folder / "record.json").stat().st_mtime_ns
+    code, out, _ = run(capsys, *train)
+    assert code == 0 and "is finished" in out and (folder / "record.json").stat().st_mtime_ns == before
+
+    code, out, _ = run(capsys, "evaluate")                  # finds the last run and its data by itself
+    assert code == 0 and "people validation (5 images)" in out and "trained on people, seed 3" in out
+    shown = next(line for line in out.splitlines() if line.startswith("| PCK@0.2 (torso), mean"))
+    assert float(shown.split("|")[2]) == pytest.approx(record["scores"]["all"]["network"]["pck@0.2_torso"], abs=6e-4)
+    code, out, _ = run(capsys, "evaluate", "--subset", "upright", "--split", "train", "--weights",
+                       folder / "weights.safetensors")
+    assert code == 0 and "people train upright (10 images)" in out
+
+    Image.fromarray(painted(pose(LSP14, (60, 80), 50), 120, 160, 3)).save("me.jpg")
+    code, out, err = run(capsys, "predict", "me.jpg", "--weights", folder / "weights.safetensors", "--out", "drawn",
+                         "--box", "30,20,100,140")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert set(answer["joints"]) == set(LSP14.joints) and answer["box"] == [30, 20, 100, 140]
+    with Image.open("drawn/me-pose.png") as drawn:
+        assert drawn.size == (600, 800)
+    assert [p.name for p in (desk / "drawn").iterdir()] == ["me-pose.png"]
+
+
+def test_a_stopped_training_continues_with_the_same_command(desk, capsys, monkeypatch):
+    train = ("train", "--data", "people", "--epochs", 2, "--batch", 5, "--limit", 5, "--device", "cpu", "--out", "r")
+    epoch = command.training._epoch
+
+    def stopped(*arguments):
+        if arguments[4] == 1:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(command.training, "_epoch", stopped)
+    code, _, err = run(capsys, *train)
+    assert code == 130 and "the same command continues" in err and not (desk / "r" / "record.json").exists()
+    monkeypatch.setattr(command.training, "_epoch", epoch)
+    assert run(capsys, *train)[0] == 0
+    assert [row["epoch"] for row in results.read_record(desk / "r" / "record.json")["history"]] == [0, 1]
+    (desk / "r" / "record.json").unlink()
+    code, _, err = run(capsys, *train, "--seed", 1)
+    assert code == 2 and "r/checkpoint.pt belongs to a run with other settings or data; choose another folder" in err
+    assert [line[:6] for line in err.splitlines()[1:]] == ["there:", "here: "]     # both, so that they can be compared
+
+
+def test_training_on_lspet_says_what_was_skipped(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POSEBOOK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(lspet, "SPLITS", {"train": (1, 8), "validation": (9, 12), "test": (13, 14)})
+    joints = lspet_folder(tmp_path / "lspet")
+    flags = np.ones((12, 14))
+    flags[0, :6] = 0
+    write_mat(tmp_path / "lspet", joints, flags)
+    code, out, err = run(capsys, "train", "--dataset", "lspet", "--data", "lspet", "--epochs", 1, "--device", "cpu",
+                         "--no-augmentation", "--optimizer", "sgd")
+    assert code == 0, err
+    assert "skipped in lspet train: 1 images with fewer than 10 labelled joints" in out
+    record = results.read_record(tmp_path / "runs/regression-lspet-0/record.json")
+    assert record["skipped"] == {"images with fewer than 10 labelled joints": 1}
+    assert record["config"]["optimizer"] == "sgd" and record["config"]["augmentation"]["mirror"] == 0
+    assert "the test split is images 13-14" in failed(capsys, "evaluate", "--split", "test")
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (("train", "--dataset", "lspet"), "name its folder (--data DIR)"),
+    (("train", "--data", "nowhere"), "there is no nowhere/train.parquet"),
+    (("train", "--data", "people", "--epochs", "0"), "must be positive"),
+    (("train", "--data", "people", "--limit", "0"), "limit must be at least 1"),
+    (("train", "--data", "people", "--device", "no-such-device"), "no-such-device"),
+    (("--threads", "0", "train", "--data", "people"), "positive"),
+    (("evaluate", "--weights", "none.safetensors"), "there are no weights none.safetensors; train first"),
+    (("evaluate", "--weights", "people/train.parquet"), "does not hold a network of this book, or is damaged")])
+def test_mistakes_get_one_sentence(desk, capsys, arguments, sentence):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and sentence in err and "Traceback" not in err
+    assert err.startswith("posebook: ") and not (desk / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (("me.jpg", "--box", "500,500,600,600"), "lies outside the image of 120 x 160"),
+    (("me.jpg", "--box", "10,10,10,50"), "has no area"), (("me.jpg", "--box", "50,10,10,50"), "has no area"),
+    (("me.jpg", "--box", "nan,0,10,10"), "four finite numbers"),
+    (("me.jpg", "--box=-9999,-9999,9999,9999"), "far larger than the image"),
+    (("none.jpg",), "there is no image none.jpg"), (("note.txt",), "note.txt cannot be read as an image"),
+    (("half.jpg",), "half.jpg cannot be read as an image"), ((".",), "there is no image .")])
+def test_bad_photographs_and_boxes_get_one_sentence_and_no_file(photo, capsys, arguments, sentence):
+    (photo / "note.txt").write_text("not a photograph")
+    (photo / "half.jpg").write_bytes((photo / "me.jpg").read_bytes()[:600])
+    before = sorted(photo.rglob("*"))
+    assert sentence in failed(capsys, "predict", *arguments, "--weights", "w.safetensors", "--out", "drawn")
+    assert sorted(photo.rglob("*")) == before
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", ""])
+def test_a_box_that_is_no_box_is_refused_before_anything_is_read(photo, capsys, box):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["predict", "none.jpg", f"--box={box}"])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and "is not x0,y0,x1,y1" in err and "Traceback" not in err
+
+
+def test_a_picture_that_cannot_be_written_leaves_none(photo, capsys, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def full(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    assert "disk full" in failed(capsys, "predict", "me.jpg", "--weights", "w.safetensors", "--out", "drawn")
+    assert not list((photo / "drawn").iterdir())
+
+
+def test_a_folder_that_is_a_file_gets_one_sentence(photo, capsys):
+    assert "File exists" in failed(capsys, "predict", "me.jpg", "--weights", "w.safetensors", "--out", "me.jpg")
+
+
+def test_predict_without_a_box_takes_the_whole_picture(photo, capsys):
+    code, out, err = run(capsys, "predict", "me.jpg", "--weights", "w.safetensors")
+    assert code == 0, err
+    assert json.loads(out)["box"] == [0, 0, 120, 160] and (photo / "me-pose.png").is_file()
+
+
+def test_the_other_commands_pass_on_what_they_are_told(tmp_path, monkeypatch, capsys):
+    from posebook import synthesis
+    calls = []
+    monkeypatch.setattr(command, "download_lspet", calls.append)
+    monkeypatch.setattr(synthesis, "synthesize", lambda *a, **o: calls.append((*a, o)))
+    assert command.main(["download", "lspet", "--data", str(tmp_path)]) == 0
+    assert command.main(["synthesize", "--assets", "a", "--out", "o", "--count", "7", "--held-out", "2"]) == 0
+    assert calls[0] == tmp_path and calls[1][2] == {"train": 7, "validation": 2, "test": 2}
+    assert calls[1][4] == {"workers": 1}
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["train", "--epochs", "many"], ["download", "coco"]])
+def test_wrong_commands_show_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    assert stop.value.code == 2 and "usage: python -m posebook" in capsys.readouterr().err

@@ -1,0 +1,250 @@
+"""The papers' sizes to the last parameter, and weight files that can be trusted."""
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from samples import tiny
+from torch import nn
+
+from posebook.networks import (
+    Config,
+    Head,
+    PoseNetwork,
+    build_regressor,
+    count_parameters,
+    layers,
+    load_network,
+    paper_a,
+    paper_b,
+    save_network,
+    small,
+)
+
+REGRESSION = {"regression": Head(28)}
+
+
+def conv_parameters(network):
+    return [count_parameters(layer) for layer in network.trunk if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("config", [paper_a(), paper_b()], ids=["A", "B"])
+def test_sides_and_receptive_fields_are_the_papers(config):
+    found = layers(config)
+    assert [layer.name for layer in found] == ["conv1", "pool1", "conv2", "pool2", "conv3", "pool3"]
+    assert [layer.side for layer in found] == [104, 52, 48, 24, 20, 10]
+    fields = {layer.name: layer.receptive_field for layer in found}
+    assert (fields["conv1"], fields["conv2"], fields["conv3"], fields["pool3"]) == (9, 19, 39, 47)
+    steps = {layer.name: layer.step for layer in found}
+    assert (steps["conv1"], steps["conv2"], steps["conv3"], steps["pool3"]) == (1, 2, 4, 8)
+
+
+def test_paper_b_has_exactly_the_parameters_of_the_paper():
+    network = PoseNetwork(paper_b())
+    assert conv_parameters(network) == [7_808, 51_264, 102_464]
+    assert count_parameters(network) == 8_919_859
+    assert network.features == 6400
+
+
+def test_paper_b_with_detection_has_two_stacks_on_one_trunk():
+    with torch.device("meta"):                              # shapes only: 21 million numbers are not needed here
+        network = PoseNetwork(paper_b(detection=True))
+    first, second, third = 6400 * 1024 + 1024, 1024 * 2048 + 2048, 2048 * 1700 + 1700
+    assert count_parameters(network) == 8_919_859 + first + second + third == 21_056_983
+    assert round(count_parameters(network) / 1e6, 2) == 21.06
+    assert list(network.heads) == ["regression", "joints"]
+
+
+def test_paper_a_has_16_maps_and_16_answers():
+    with torch.device("meta"):
+        network = PoseNetwork(paper_a())
+    assert [layer.out_channels for layer in network.trunk if isinstance(layer, nn.Conv2d)] == [16, 16, 16]
+    assert conv_parameters(network) == [9 * 9 * 3 * 16 + 16, 5 * 5 * 16 * 16 + 16, 5 * 5 * 16 * 16 + 16]
+    assert network.heads["regression"][-1].out_features == 16
+
+
+@pytest.mark.parametrize("config", [small(REGRESSION), paper_b(), tiny(), Config(50, (2, 3), REGRESSION, (4, 6))],
+                         ids=["small", "B", "tiny", "odd"])
+def test_real_shapes_agree_with_the_arithmetic(config):
+    network = PoseNetwork(config).eval()
+    x, found = torch.rand(1, 3, config.crop, config.crop), {}
+    for name, layer in network.trunk.named_children():
+        x = layer(x)
+        found[name] = tuple(x.shape[1:])
+    for stage in layers(config):
+        assert found[stage.name] == (stage.channels, stage.side, stage.side)
+
+
+@pytest.mark.parametrize("config", [small(REGRESSION), paper_a()], ids=["small", "A"])
+def test_receptive_fields_by_asking_which_pixels_matter(config):
+    trunk = PoseNetwork(config).trunk
+    x = image = torch.rand(1, 3, config.crop, config.crop, requires_grad=True)
+    for name, layer in trunk.named_children():
+        with torch.no_grad():                               # positive weights and inputs: nothing cancels or is cut
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.abs_()
+        if isinstance(layer, nn.MaxPool2d):                 # a mean has the same field as a maximum, and uses all of it
+            layer = nn.AvgPool2d(3, 2, ceil_mode=True)
+        x = layer(x)
+        stage = next((s for s in layers(config) if s.name == name), None)
+        if stage is None:
+            continue
+        touched = []
+        for position in (0, 1):
+            grad, = torch.autograd.grad(x[0, 0, position, position], image, retain_graph=True)
+            rows = grad.abs().sum(dim=(0, 1, 3)).nonzero().flatten()
+            touched.append((rows.min().item(), rows.max().item()))
+        assert touched[0] == (0, stage.receptive_field - 1), name
+        assert touched[1][0] == stage.step, name
+
+
+def test_paper_b_normalises_after_conv2_and_leaves_conv3_linear():
+    names = [name for name, _ in PoseNetwork(paper_b()).trunk.named_children()]
+    assert names == ["conv1", "relu1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "pool3"]
+    norm = PoseNetwork(paper_b()).trunk.norm2
+    assert (norm.alpha, norm.beta) == (0.0025, 0.75)
+    assert [n for n, _ in PoseNetwork(tiny()).trunk.named_children()] == ["conv1", "relu1", "pool1", "conv2", "relu2",
+                                                                       "pool2"]
+
+
+def test_keep_is_the_probability_to_keep_a_unit():
+    with torch.device("meta"):
+        network = PoseNetwork(paper_b(detection=True))
+    for head in network.heads.values():
+        assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.75]
+        assert [type(layer).__name__ for layer in head][:3] == ["Linear", "ReLU", "Dropout"]
+    assert isinstance(network.heads["regression"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Sigmoid)
+    dropout = nn.Dropout(PoseNetwork(tiny(keep=0.25)).heads["regression"][2].p)
+    assert (dropout(torch.ones(20_000)) > 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert not any(isinstance(layer, nn.Dropout) for layer in PoseNetwork(tiny()).heads["regression"])
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match="at least one head"):
+        PoseNetwork(Config(32, (4,), {}, (5,)))
+    with pytest.raises(ValueError, match="crop of 20 px is too small: conv3"):
+        layers(Config(20, (4, 4, 4), REGRESSION, (5, 3, 3)))
+    with pytest.raises(ValueError, match="activation must be one of"):
+        PoseNetwork(Config(32, (4, 4), {"regression": Head(2, (4,), activation="relu6")}, (5, 3)))
+    with pytest.raises(ValueError):
+        layers(Config(32, (4, 4), REGRESSION, (5, 3, 3)))
+
+
+def test_normalisation_travels_with_the_weights():
+    network = PoseNetwork(tiny())
+    images = torch.rand(20, 3, 32, 32) * torch.linspace(0.1, 1, 32)
+    network.normalise_with(images)
+    normalised = (images - network.mean_image) / network.spread
+    assert normalised.mean(dim=0).abs().max() < 1e-5 and normalised.std().item() == pytest.approx(1, abs=1e-4)
+    assert {"mean_image", "spread"} <= set(network.state_dict())
+    assert "mean_image" not in dict(network.named_parameters())
+    head = network.eval()(images)["regression"]
+    torch.testing.assert_close(head, network.heads["regression"](network.trunk(normalised).flatten(1)))
+
+
+def test_start_at_makes_the_answers_gather_around_the_given_one():
+    network = build_tiny().eval()
+    answer = torch.linspace(0, 1, 28)
+    before = network(torch.rand(50, 3, 32, 32))["regression"]
+    network.start_at("regression", answer)
+    after = network(torch.rand(50, 3, 32, 32))["regression"]
+    torch.testing.assert_close(network.heads["regression"][-1].bias, answer)
+    assert (after - answer).abs().mean() < 0.2 * before.abs().mean()
+    assert after.std(dim=0).max() > 0                       # still an answer to the image
+
+
+def build_tiny(seed=0):
+    torch.manual_seed(seed)
+    return PoseNetwork(tiny())
+
+
+def test_a_seed_rules_the_initial_weights():
+    one, same, other = (build_regressor("small", 28, seed) for seed in (1, 1, 2))
+    for a, b in zip(one.parameters(), same.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(one.trunk.conv1.weight, other.trunk.conv1.weight)
+    assert build_regressor("paper-a", 28, 0).config == paper_a(28)
+
+
+def test_saved_weights_come_back_in_half_precision(tmp_path):
+    network = build_tiny()
+    network.normalise_with(torch.rand(5, 3, 32, 32))
+    path = tmp_path / "new" / "weights.safetensors"
+    save_network(path, network, {"task": "regression", "seed": 3, "pose": [0.5, 1.25]})
+    loaded, about = load_network(path)
+    assert about == {"task": "regression", "seed": 3, "pose": [0.5, 1.25]}
+    assert loaded.config == network.config and not loaded.training
+    for name, value in network.state_dict().items():
+        assert loaded.state_dict()[name].dtype == torch.float32
+        assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(loaded(images)["regression"], network.eval()(images)["regression"], rtol=0.02, atol=0.02)
+    assert path.stat().st_size < 2 * sum(v.numel() for v in network.state_dict().values()) + 4000
+    assert [p.name for p in path.parent.iterdir()] == ["weights.safetensors"]
+
+
+def test_all_settings_survive_the_file(tmp_path):
+    config = Config(40, (4, 4), {"a": Head(3, (5, 6), 0.25, "tanh"), "b": Head(2, ())}, (5, 3), True, 1)
+    save_network(tmp_path / "w", PoseNetwork(config), {})
+    assert load_network(tmp_path / "w")[0].config == config
+
+
+def test_saving_again_replaces_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    save_network(path, build_tiny(0), {"seed": 0})
+    before = path.read_bytes()
+
+    def broken(*_):
+        raise OSError("disk full")
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save_network(path, build_tiny(1), {"seed": 1})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_weights_say_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train first, or name a file with --weights"):
+        load_network(tmp_path / "none.safetensors")
+
+
+class Trap:
+    """Unpickling this makes a folder: a stand-in for code that runs when a file is opened."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "flipped header", "no header", "other sizes", "pickle",
+                                  "torch pickle", "config no network"])
+def test_a_damaged_or_foreign_file_gives_one_sentence_and_runs_nothing(tmp_path, kind):
+    from safetensors.torch import save_file
+    path, sprung = tmp_path / "w.safetensors", tmp_path / "sprung"
+    save_network(path, build_tiny(), {})
+    whole = path.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("no weights\n" * 50)
+    elif kind == "truncated":
+        path.write_bytes(whole[:-100])
+    elif kind == "flipped header":
+        path.write_bytes(b"\xff" * 8 + whole[8:])
+    elif kind == "no header":
+        save_file({"x": torch.ones(3)}, path)
+    elif kind == "other sizes":
+        path.write_bytes(whole.replace(b'[16]', b'[17]'))
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Trap(sprung)))
+    elif kind == "torch pickle":
+        torch.save({"x": Trap(sprung)}, path)
+    else:
+        save_file({"x": torch.ones(3)}, path, {"config": json.dumps({"crop": 3}), "about": "{}"})
+    assert kind in ("empty", "text") or path.read_bytes() != whole
+    with pytest.raises(ValueError, match="does not hold a network of this book, or is damaged") as error:
+        load_network(path)
+    assert str(path) in str(error.value) and not sprung.exists()

@@ -1,0 +1,138 @@
+"""Run records, scores, intervals and tables."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import CODECS, people, tiny
+
+from posebook import floors, results
+from posebook.networks import PoseNetwork
+from posebook.skeleton import ABSENT, LSP14
+
+
+def test_a_record_comes_back_with_nan_as_null_and_arrays_as_lists(tmp_path):
+    path = tmp_path / "deep" / "run.json"
+    record = {"a": float("nan"), "b": np.array([1.0, np.inf]), "c": (np.float32(0.123456789), np.int64(3)),
+              "d": {"e": True, 5: None}, "f": 1 / 3}
+    assert results.write_record(path, record) == path
+    assert results.read_record(path) == {"a": None, "b": [1.0, None], "c": [0.123457, 3], "d": {"e": True, "5": None},
+                                         "f": 0.333333}
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("failure", ["not serialisable", "disk full"])
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, failure):
+    path = results.write_record(tmp_path / "run.json", {"old": 1})
+    record = {"new": object()} if failure == "not serialisable" else {"new": 2}
+
+    def full(*_):
+        raise OSError("disk full")
+    if failure == "disk full":
+        monkeypatch.setattr(os, "replace", full)
+    with pytest.raises((TypeError, OSError)):
+        results.write_record(path, record)
+    assert results.read_record(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_record_names_those_there_are(tmp_path, monkeypatch):
+    results.write_record(tmp_path / "beta.json", {})
+    results.write_record(tmp_path / "alpha.json", {"x": 1})
+    monkeypatch.setattr(results, "results_folder", lambda kind="results": tmp_path)
+    assert results.read_record("alpha") == {"x": 1}
+    with pytest.raises(FileNotFoundError, match="no record gamma.json; there are: alpha, beta"):
+        results.read_record("gamma")
+
+
+def test_half_a_record_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"a": [1, 2')
+    with pytest.raises(ValueError, match="not a whole JSON file"):
+        results.read_record(tmp_path / "run.json")
+
+
+def test_the_truth_scores_one_and_a_far_guess_zero():
+    data = people(6)
+    right, wrong = results.score(data.source_joints, data), results.score(data.source_joints + 500, data)
+    for key in ("pck@0.2_torso", "pcp_strict", "pcp_loose"):
+        assert right[key] == 1 and wrong[key] == 0
+    # Source joints went through float32, so at threshold 0 exactly equal is still exactly equal.
+    assert right["pck_auc_0.5"] == pytest.approx(1) and wrong["pck_auc_0.5"] == 0
+    assert right["images"] == 6 and right["images_without_torso"] == 0
+    assert set(right["pck@0.2_per_joint"]) == set(LSP14.joints)
+    assert set(right["pcp_strict_per_limb"]) == set(LSP14.limb_names)
+    assert len(right["pck_curve"]["values"]) == 51 and right["pck_curve"]["thresholds"][29] == 0.29
+    assert right["pck_interval"] == {"mean": 1, "low": 1, "high": 1}
+
+
+def test_images_without_a_torso_are_counted():
+    data = people(4)
+    state = data.state.copy()
+    state[1, [LSP14.index("left_hip"), LSP14.index("right_hip")]] = ABSENT
+    assert results.score(data.source_joints, replace(data, state=state))["images_without_torso"] == 1
+
+
+def test_network_and_floors_are_scored_on_the_same_images():
+    torch.manual_seed(0)
+    train, data = people(10), people(6, seed=1, split="validation")
+    joints = data.joints.copy()
+    joints[0, :, 1] = 39 - joints[0, :, 1]                  # one stands on her head
+    data = replace(data, joints=joints)
+    found = results.score_with_floors(PoseNetwork(tiny()), CODECS["regression"], train, data)
+    assert found["all"]["network"]["images"] == 6 and found["upright"]["network"]["images"] == 5
+    assert set(found["all"]) == {"network", "mean_pose", "nearest_neighbour"}
+    expected = results.score(floors.predict_mean_pose(floors.mean_pose(train), data), data)
+    assert found["all"]["mean_pose"]["pck@0.2_torso"] == expected["pck@0.2_torso"]
+    json.dumps(results._plain(found), allow_nan=False)
+
+
+def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        interval = results.bootstrap_mean(rng.normal(0.5, 0.2, 60), repeats=300, seed=seed)
+        assert interval["low"] <= interval["mean"] <= interval["high"]
+        hits += interval["low"] <= 0.5 <= interval["high"]
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_bootstrap_narrows_with_more_images_repeats_with_its_seed_and_skips_nan():
+    values = np.random.default_rng(1).random(400)
+    few, many = results.bootstrap_mean(values[:25]), results.bootstrap_mean(values)
+    assert many["high"] - many["low"] < 0.5 * (few["high"] - few["low"])
+    assert many == results.bootstrap_mean(values) and many != results.bootstrap_mean(values, seed=1)
+    assert results.bootstrap_mean(np.r_[values, np.nan]) == many
+    assert np.isnan(list(results.bootstrap_mean(np.full(3, np.nan)).values())).all()
+
+
+def test_table_is_markdown_with_rounded_numbers_and_dashes():
+    text = results.table(["what", "a", "b"], [["x", 0.12345, 10], ["longer", float("nan"), None]], digits=2)
+    assert text.splitlines() == ["| what   |    a |  b |", "|--------|-----:|---:|", "| x      | 0.12 | 10 |",
+                                 "| longer |    – |  – |"]
+
+
+def test_score_table_has_a_row_for_every_joint_and_limb():
+    data = people(4)
+    score = results.score(data.source_joints, data)
+    lines = results.score_table({"network": score, "mean_pose": score}, "people validation").splitlines()
+    assert "people validation (4 images)" in lines[0] and "mean pose" in lines[0]
+    assert len(lines) == 2 + 1 + 14 + 1 + 10 and all(line.count("1.000") == 2 for line in lines[2:])
+
+
+def test_environment_tells_versions_and_hardware_also_without_git(monkeypatch):
+    found = results.environment()
+    assert found["torch"] == torch.__version__ and found["hardware"] and found["threads"] >= 1
+    assert shutil.which("git") is None or not (Path(results.__file__).parents[1] / ".git").exists() \
+        or found["commit"] != "unknown"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert results.environment()["commit"] == "unknown"
+    json.dumps(found)
+
+
+def test_shipped_weights_lie_with_the_book():
+    assert results.shipped_weights("people").parts[-2:] == ("weights", "regression-people.safetensors")

@@ -1,0 +1,404 @@
+"""The one training loop: it learns, it repeats itself, it survives being killed, and it stops when it must."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from samples import CODECS, painted, people, pose, tiny
+
+from posebook import floors, geometry, training
+from posebook.augment import NONE, Augmentation
+from posebook.datasets import crop_poses
+from posebook.networks import PoseNetwork
+from posebook.skeleton import ABSENT, H36M17, LSP14
+from posebook.targets import Coordinates
+from posebook.training import CHECKPOINT, TrainConfig, predict, predict_pose, rate_factor, spread, train
+
+TRAIN, VALIDATION = people(24), people(8, seed=1, split="validation")
+MOVES = Augmentation(shift=0.05, angle=10, scale=1.1, mirror=0.5, colour=0.1)
+CONFIG = TrainConfig(epochs=3, batch=8, rate=3e-3, augmentation=MOVES, device="cpu", amp=False)
+
+
+def network(keep=0.5, seed=0):
+    torch.manual_seed(seed)
+    return PoseNetwork(tiny(keep=keep))
+
+
+def fit(config=CONFIG, folder=None, data=TRAIN, net=None):
+    return train(net or network(), CODECS, data, VALIDATION, config, folder, progress=False)
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def assert_same_run(one, other):
+    assert without_seconds(one.history) == without_seconds(other.history) and one.kept_epoch == other.kept_epoch
+    for name, value in one.network.state_dict().items():
+        assert torch.equal(value, other.network.state_dict()[name]), name
+
+
+def test_the_loss_falls_and_beats_the_mean_pose():
+    config = replace(CONFIG, epochs=30, rate=1e-2, augmentation=NONE, decay=0.0)
+    run = fit(config, net=network(keep=1.0))
+    losses = [row["train_loss"] for row in run.history]
+    assert losses[-1] < 0.3 * losses[0]
+    predicted = predict(run.network, CODECS["regression"], TRAIN, "cpu")
+    floor = floors.predict_mean_pose(floors.mean_pose(TRAIN), TRAIN)
+    error, floor_error = (np.linalg.norm(p - TRAIN.source_joints, axis=-1).mean() for p in (predicted, floor))
+    assert error < 0.6 * floor_error
+    assert run.history[-1]["spread"] > 0.3
+
+
+def test_history_says_what_happened():
+    run = fit()
+    assert [row["epoch"] for row in run.history] == [0, 1, 2]
+    assert set(run.history[0]) == {"epoch", "train_loss", "validation_loss", "spread", "validation_pck", "rate",
+                                   "seconds"}
+    assert run.kept_epoch == 2
+    again = training.validate(run.network, CODECS, VALIDATION, CONFIG)
+    assert again["validation_loss"] == run.history[-1]["validation_loss"]
+
+
+def test_a_seed_gives_the_same_run_and_another_seed_another():
+    one = fit()
+    assert_same_run(one, fit())
+    assert fit(replace(CONFIG, seed=1)).history[-1]["train_loss"] != one.history[-1]["train_loss"]
+
+
+KILLED = """
+import os, signal, sys
+import torch
+torch.set_num_threads(1)
+import test_training as t
+from posebook import training
+calls, augment = 0, training.augment
+def counted(*arguments):
+    global calls
+    calls += 1
+    if calls == 5:                       # three steps an epoch: the second step of the second epoch
+        os.kill(os.getpid(), signal.SIGKILL)
+    return augment(*arguments)
+training.augment = counted
+t.fit(folder=sys.argv[1])
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_continues_exactly(tmp_path):
+    here = Path(__file__).resolve().parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert state["epoch"] == 0 and len(state["history"]) == 1
+    torch.set_num_threads(1)
+    # Different initial weights: everything that matters must come from the checkpoint.
+    continued, whole = fit(folder=tmp_path, net=network(seed=99)), fit()
+    assert len(continued.history) == 3
+    assert_same_run(continued, whole)
+    assert_same_run(fit(folder=tmp_path), whole)                         # and a finished run stays finished
+
+
+def test_stopping_between_epochs_changes_nothing_either(tmp_path, monkeypatch):
+    config = replace(CONFIG, optimizer="sgd")
+    epoch = training._epoch
+
+    def interrupted(*arguments):
+        if arguments[4] == 2:
+            raise KeyboardInterrupt
+        return epoch(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path)
+    monkeypatch.undo()
+    assert_same_run(fit(config, tmp_path), fit(config))
+
+
+def test_a_kill_while_the_checkpoint_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    fit(replace(CONFIG, epochs=3), tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def half(state, path):
+        path.write_bytes(before[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        training._save(tmp_path / CHECKPOINT, {})
+    assert (tmp_path / CHECKPOINT).read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"rate": 1e-3}, {"epochs": 4}, {"augmentation": NONE}])
+def test_a_folder_of_another_run_is_refused(tmp_path, other):
+    fit(replace(CONFIG, epochs=1), tmp_path)
+    with pytest.raises(ValueError, match="belongs to a run with other settings or data; choose another folder"):
+        fit(replace(CONFIG, epochs=1) if not other else replace(CONFIG, **{"epochs": 1, **other}), tmp_path)
+
+
+def test_other_data_or_sizes_are_another_run_too(tmp_path):
+    config = replace(CONFIG, epochs=1)
+    fit(config, tmp_path)
+    with pytest.raises(ValueError, match="other settings or data"):
+        fit(config, tmp_path, data=people(16))
+    with pytest.raises(ValueError, match="other settings or data"):
+        fit(config, tmp_path, net=network(keep=1.0))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "foreign", "not a dict"])
+def test_a_damaged_checkpoint_gives_one_sentence(tmp_path, damage):
+    config = replace(CONFIG, epochs=1)
+    fit(config, tmp_path)
+    path = tmp_path / CHECKPOINT
+    if damage == "foreign":
+        torch.save({"weights": torch.ones(2)}, path)
+    elif damage == "not a dict":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes({"truncated": path.read_bytes()[:-3000], "empty": b"", "text": b"hello\n" * 40}[damage])
+    with pytest.raises(ValueError, match="is no readable checkpoint .*remove it to start anew") as error:
+        fit(config, tmp_path)
+    assert len(str(error.value).splitlines()) == 1 and str(path) in str(error.value)
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"run": Trap(str(tmp_path / "sprung"))}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        fit(folder=tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_training_stops_when_validation_no_longer_improves(monkeypatch):
+    losses = iter([5.0, 3.0, 4.0, 3.0, 3.5, 1.0, 1.0])
+    monkeypatch.setattr(training, "validate", lambda *_: {"validation_loss": next(losses)})
+    run = fit(replace(CONFIG, epochs=7, patience=3))
+    assert len(run.history) == 5 and run.kept_epoch == 1    # three epochs without anything better than 3.0
+
+
+@pytest.mark.parametrize("patience, kept", [(0, 3), (9, 1)])
+def test_the_last_weights_are_kept_or_with_patience_the_best(tmp_path, monkeypatch, patience, kept):
+    losses, weights = iter([5.0, 3.0, 4.0, 3.5]), []
+
+    def noted(net, *_):
+        weights.append(net.trunk.conv1.weight.detach().clone())
+        return {"validation_loss": next(losses)}
+
+    monkeypatch.setattr(training, "validate", noted)
+    config = replace(CONFIG, epochs=4, patience=patience)
+    run = fit(config, tmp_path)
+    assert run.kept_epoch == kept and torch.equal(run.network.trunk.conv1.weight, weights[kept])
+    assert not torch.equal(weights[1], weights[3])
+    assert_same_run(fit(config, tmp_path), run)
+
+
+def test_a_stopped_run_is_not_taken_up_again(tmp_path, monkeypatch):
+    losses = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(training, "validate", lambda *_: {"validation_loss": next(losses)})
+    config = replace(CONFIG, epochs=9, patience=2)
+    run = fit(config, tmp_path)
+    assert len(run.history) == 3
+    assert_same_run(fit(config, tmp_path), run)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path, folder, monkeypatch):
+    loss, count = Coordinates.loss, 0
+
+    def broken(*arguments):
+        nonlocal count
+        count += 1
+        return loss(*arguments) * (float("nan") if count == 2 else 1.0)
+
+    monkeypatch.setattr(Coordinates, "loss", broken)
+    where = tmp_path / "run" if folder else None
+    with pytest.raises(FloatingPointError, match="loss is nan at epoch 0, step 1") as error:
+        fit(folder=where)
+    assert ("nonfinite-batch.pt" in str(error.value)) == folder
+    if folder:
+        batch = torch.load(where / "nonfinite-batch.pt", weights_only=True)
+        rows = [TRAIN.ids.tolist().index(i) for i in batch["ids"]]
+        assert len(rows) == 8 and np.array_equal(batch["images"].numpy(), TRAIN.images[rows])
+        assert np.array_equal(batch["joints"].numpy(), TRAIN.joints[rows])
+        assert [p.name for p in where.iterdir()] == ["nonfinite-batch.pt"]
+
+
+def test_weights_are_not_touched_by_a_loss_that_is_not_finite(monkeypatch):
+    net = network()
+    monkeypatch.setattr(Coordinates, "loss", lambda self, output, *_: output.sum() * float("inf"))
+    with pytest.raises(FloatingPointError):
+        fit(replace(CONFIG, mean_start=False), net=net)
+    for mine, fresh in zip(net.parameters(), network().parameters(), strict=True):
+        assert torch.equal(mine, fresh)
+
+
+def test_bfloat16_and_float32_learn_alike():
+    exact, half = (fit(replace(CONFIG, amp=amp), net=network(keep=1.0)) for amp in (False, True))
+    for a, b in zip(exact.history, half.history, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=0.05)
+        assert b["validation_loss"] == pytest.approx(a["validation_loss"], rel=0.05)
+    assert exact.history[-1]["train_loss"] != half.history[-1]["train_loss"]
+    assert all(p.dtype == torch.float32 for p in half.network.parameters())
+
+
+def test_spread_tells_a_constant_answer_from_the_truth():
+    true, state = VALIDATION.joints, VALIDATION.state
+    assert spread(np.broadcast_to(true[:1], true.shape), true, state) == pytest.approx(0, abs=1e-6)
+    assert spread(true, true, state) == pytest.approx(1, rel=1e-5)
+    hidden, wild = state.copy(), true.copy()
+    hidden[0, 3], wild[0, 3] = ABSENT, 1e6
+    assert spread(true, wild, hidden) == pytest.approx(1, rel=0.1)
+
+
+def test_the_rate_warms_up_and_ends_at_zero():
+    config = replace(CONFIG, epochs=10, warmup=2.0)
+    steps = 4
+    factors = np.array([rate_factor(config, epoch, step, steps) for epoch in range(10) for step in range(steps)])
+    np.testing.assert_allclose(factors[:8], np.arange(1, 9) / 8)        # a straight rise over two epochs
+    assert (np.diff(factors[7:]) < 0).all() and factors[-1] == pytest.approx(0, abs=1e-12)
+    assert factors[23] == pytest.approx(0.5)                            # half way down the cosine
+    no_warmup = replace(config, warmup=0.0)
+    assert rate_factor(no_warmup, 0, 0, steps) > 0.99 and rate_factor(no_warmup, 9, 3, steps) == pytest.approx(0)
+
+
+def test_the_optimiser_is_given_that_rate(monkeypatch):
+    rates, step = [], torch.optim.SGD.step
+
+    def noted(self, *arguments, **options):
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noted)
+    config = replace(CONFIG, optimizer="sgd", rate=0.01, warmup=1.0)
+    fit(config)
+    expected = [0.01 * rate_factor(config, epoch, step, 3) for epoch in range(3) for step in range(3)]
+    np.testing.assert_allclose(rates, np.stack([expected] * 2, axis=1))
+
+
+def test_weight_decay_spares_the_biases():
+    optimizer = training._optimizer(network(), CONFIG)
+    decayed, spared = optimizer.param_groups
+    assert decayed["weight_decay"] == CONFIG.decay and spared["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in spared["params"])
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(network().parameters()))
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order_each(monkeypatch):
+    seen, augment = [], training.augment
+
+    def noted(images, *rest):
+        seen.append(images.clone())
+        return augment(images, *rest)
+
+    monkeypatch.setattr(training, "augment", noted)
+    data = people(10)
+    fit(replace(CONFIG, epochs=2, batch=4), data=data)
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
+    images = torch.from_numpy(data.images)
+    epochs = [[int((images == image).flatten(1).all(1).nonzero()[0]) for image in torch.cat(part)]
+              for part in (seen[:3], seen[3:])]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+
+
+def test_mean_target_is_the_constant_that_loses_least():
+    codec, state, joints = CODECS["regression"], TRAIN.state.copy(), TRAIN.joints.copy()
+    state[::3, 4], joints[::3, 4] = ABSENT, 0
+    joints[1, 6] = [39, 39]                                 # outside the input: does not count either
+    data = replace(TRAIN, state=state, joints=joints)
+    mean = training.mean_target(data, codec)
+    target, mask = codec.encode(torch.from_numpy(joints - 4), torch.from_numpy(state))
+    best = codec.loss(mean.expand_as(target), target, mask)
+    for change in torch.eye(28) * 0.01:
+        assert codec.loss((mean + change).expand_as(target), target, mask) > best
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"codecs": {"joints": Coordinates(14, 32)}}, "heads .*regression.*codecs are .*joints"),
+    ({"codecs": {"regression": Coordinates(17, 32)}}, "needs 28"),
+    ({"codecs": {"regression": Coordinates(14, 64)}}, "codec of regression is for 64 px"),
+    ({"training": TRAIN.subset(np.zeros(24, bool))}, "painted train is empty"),
+    ({"training": people(4, side=30)}, "stored crops of 30 px are smaller"),
+    ({"validation": people(4, skeleton=H36M17)}, "labelled with H36M17, painted train with LSP14"),
+    ({"training": people(4, skeleton=H36M17), "validation": people(4, skeleton=H36M17)}, "needs 34")])
+def test_parts_that_do_not_fit_are_refused(change, message):
+    parts = {"codecs": CODECS, "training": TRAIN, "validation": VALIDATION, **change}
+    with pytest.raises(ValueError, match=message):
+        train(network(), config=CONFIG, progress=False, **parts)
+
+
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 0}, {"rate": 0}, {"warmup": -1}, {"patience": -1},
+                                 {"optimizer": "adam"}])
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        TrainConfig(**bad)
+
+
+class Pointer(torch.nn.Module):
+    """Stands in for a network: answers with the place of the brightest blob, the same for all joints."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.heads = tiny(), {"regression": None}
+
+    def forward(self, images):
+        y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+        weight = images.mean(dim=1)
+        centre = torch.stack([(weight * axis).sum((1, 2)) for axis in (x, y)], 1) / weight.sum((1, 2))[:, None]
+        return {"regression": (centre / 32).repeat(1, 14)}
+
+
+def test_predictions_come_back_in_source_pixels():
+    images = np.stack([painted(TRAIN.joints[n, [12]], 40, 40, 1.5).transpose(2, 0, 1) for n in range(6)])
+    data = replace(TRAIN.subset(np.arange(6)), images=images)
+    found = predict(Pointer(), CODECS["regression"], data, "cpu")
+    np.testing.assert_allclose(found[:, 0], data.source_joints[:, 12], atol=0.15)
+
+
+def test_predict_pose_undoes_the_box():
+    point = np.array([[140.0, 90.0]])
+    image = painted(point, 300, 200, 6)
+    found = predict_pose(Pointer(), CODECS["regression"], image, np.array([100, 40, 180, 160]))
+    assert np.abs(found[0] - point[0]).max() < 0.5
+    for box, message in (((5, 5, 5, 9), "no area"), ((400, 5, 500, 9), "outside the image")):
+        with pytest.raises(ValueError, match=message):
+            predict_pose(Pointer(), CODECS["regression"], image, np.array(box))
+
+
+def test_an_image_alone_is_answered_as_in_its_data_set():
+    """`predict` on stored crops and `predict_pose` on the photograph see nearly the same pixels."""
+    joints, state = pose(LSP14, (150, 120), 80), TRAIN.state[0]
+    photo = painted(joints, 300, 240, 4)
+    pixels, moved, to_source = crop_poses(photo, joints, state, 40, 32)
+    data = replace(TRAIN.subset([0]), images=pixels[None].copy(), joints=moved[None], to_source=to_source[None])
+    net = fit(replace(CONFIG, epochs=8, augmentation=NONE), net=network(keep=1.0)).network
+    stored = predict(net, CODECS["regression"], data, "cpu")[0]
+    alone = predict_pose(net, CODECS["regression"], photo, geometry.joints_box(joints, state))
+    assert np.abs(stored - alone).max() < 1.5               # pixels of a person 160 pixels tall
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_gpu_learns_what_the_cpu_learns(amp, tmp_path):
+    net = network(keep=1.0)
+    cpu, gpu = (fit(replace(CONFIG, device=device, amp=amp), tmp_path / device, net=network(keep=1.0))
+                for device in ("cpu", "cuda"))
+    for a, b in zip(cpu.history, gpu.history, strict=True):
+        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=0.05)
+    assert next(gpu.network.parameters()).is_cuda
+    again = fit(replace(CONFIG, device="cuda", amp=amp), tmp_path / "cuda", net=net)
+    assert without_seconds(again.history) == without_seconds(gpu.history)
+    found = predict(gpu.network, CODECS["regression"], VALIDATION, "cuda")
+    np.testing.assert_allclose(found, predict(gpu.network, CODECS["regression"], VALIDATION, "cpu"), atol=0.1)
