@@ -81,22 +81,34 @@ def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, ske
         basis: from `colour_basis`, needed when `config.colour` is not zero.
 
     Returns:
-        images (N, 3, size, size) float32 in 0..1 (colour noise may leave that range a little); joints (N, J, 2) in
-        input pixels, absent joints zero; state (N, J). Joints may lie outside the picture: see `targets`.
+        images (N, 3, size, size) float32 in 0..1 (colour noise may leave that range a little), laid out channels
+        last; joints (N, J, 2) in input pixels, absent joints zero; state (N, J). Joints may lie outside the picture:
+        see `targets`.
     """
     device = images.device
     matrices, mirror = draw_matrices(len(images), config, images.shape[-1], size, generator, device)
-    pixels = geometry.warp(images.float(), matrices, size).mul_(1 / 255)
+    tint = torch.zeros(len(images), 3, device=device)
     if config.colour:
         if basis is None:
             raise ValueError("colour noise needs the data set's colour basis; see augment.colour_basis")
         strength = torch.randn(len(images), 3, generator=generator).to(device) * config.colour
-        pixels = pixels + (strength @ basis.to(device).T)[:, :, None, None]
+        tint = strength @ basis.to(device).T
+    pixels = _warp_and_tint(images, matrices, tint, size)
     swap = torch.from_numpy(skeleton.mirror).to(device)
     moved = geometry.transform(matrices, joints)
     moved = torch.where(mirror[:, None, None], moved[:, swap], moved)
     state = torch.where(mirror[:, None], state[:, swap], state)
     return pixels, moved * (state != ABSENT).unsqueeze(-1), state
+
+
+def _warp_and_tint(images: torch.Tensor, matrices: torch.Tensor, tint: torch.Tensor, size: int) -> torch.Tensor:
+    """(N, 3, size, size) float32 in 0..1, laid out channels last as the network wants it; tint is (N, 3)."""
+    pixels = torch.empty(len(images), 3, size, size, device=images.device, memory_format=torch.channels_last)
+    # On a CPU a few images at a time: then they stay in its cache from one operation to the next.
+    part = 16 if images.device.type == "cpu" else len(images)
+    for picture, matrix, colour, out in zip(*(t.split(part) for t in (images, matrices, tint, pixels)), strict=True):
+        out.copy_(geometry.warp(picture.float(), matrix, size).mul_(1 / 255).add_(colour[:, :, None, None]))
+    return pixels
 
 
 def centre(images: torch.Tensor, size: int) -> torch.Tensor:

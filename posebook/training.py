@@ -49,7 +49,7 @@ class TrainConfig:
     epochs: int = 150
     batch: int = 64
     optimizer: str = "adamw"
-    rate: float = 2e-3
+    rate: float = 1e-3
     warmup: float = 3.0
     decay: float = 1e-2
     seed: int = 0
