@@ -397,6 +397,21 @@ def test_pools_are_disjoint_and_scarce_actions_go_to_train():
         generate.split_pools(clips[:1], panoramas)
 
 
+def _recording(times):
+    """A walk along a circle, sampled at `times` (seconds)."""
+    bones = ("lfemur", "rfemur", "ltibia", "rtibia", "thorax")
+    swing = {b: _turn("x", 40 * np.sin(4.7 * times + k)[:, None]) for k, b in enumerate(bones)}
+    root = 1000 * np.stack([np.sin(times), np.ones_like(times), np.cos(times)], 1)
+    return motion.Clip("a", "walking", 30.0, root, swing, {}, 800.0)
+
+
+def test_copies_of_a_recording_are_recognised():
+    whole, finer = _recording(np.arange(0, 6, 1 / 60)), _recording(np.arange(1.003, 4, 1 / 120))
+    later = _recording(np.arange(0, 6, 1 / 60) + 2 * np.pi)  # the same way, but out of step
+    assert generate._same_recording(whole, finer) and generate._same_recording(finer, whole)
+    assert not generate._same_recording(whole, later)
+
+
 def _tar(path, name, kind=tarfile.REGTYPE):
     with tarfile.open(path, "w:gz") as tar:
         for entry, entry_kind in (("good.txt", tarfile.REGTYPE), (name, kind)):

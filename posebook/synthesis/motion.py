@@ -54,7 +54,7 @@ _EXPMAP_DIRECTIONS = {
         "hand": (sign, 0, 0), "fingers": (sign, 0, 0)}.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
     """One recording.
 

