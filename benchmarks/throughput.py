@@ -7,9 +7,10 @@ Three ways to run the same training step, at the book's size (small network, 64 
     customary   a `Dataset` that decodes and augments one JPEG at a time (Pillow, torchvision.transforms.v2) behind a
                 `DataLoader`, once in this process and once with one worker process
 
-The machine may be busy: steps of the first three take turns, so that a disturbance hits all alike, and medians are
-compared beside sums. The worker would work ahead during the others' turns, so it is measured in blocks of its own
-between theirs. Needs torchvision, which the package itself does not.
+The machine may be busy: the first three take turns of a few steps each, so that a disturbance hits all alike, and
+medians are compared beside sums, and beside the processor time that this process itself used, which other jobs disturb
+least. The worker would work ahead during the others' turns, so it is measured in blocks of its own between theirs; its
+processor time is spent in another process. Needs torchvision, which the package itself does not.
 
     python benchmarks/throughput.py [--fake] [--steps 120] [--write]
 """
@@ -37,8 +38,11 @@ from posebook.datasets.people import people_folder, read_shard
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
 from posebook.targets import Coordinates
 
+TURN = 5
+"""Steps in a turn. More than one, since an epoch has a beginning that is not part of every step."""
 BLOCKS = 6
 """The measurement is cut into so many parts, each with its own turn of the worker process."""
+WORKER = "customary, 1 worker"
 TARGETS = {"posebook / resident": 0.9, "posebook / customary": 2.0}
 
 
@@ -127,13 +131,14 @@ class Bench:
         self.optimizer.step()
 
     def resident(self) -> None:
-        self.step(self.images, *self.target)
+        for _ in range(TURN):
+            self.step(self.images, *self.target)
 
     def posebook(self) -> None:
-        """One step of the training loop itself: an epoch that is one step long."""
+        """A turn of the training loop itself: an epoch that ends after so many steps."""
         self.turn += 1
-        training._epoch(self.network, {"regression": self.codec}, self.data, self.config, self.turn, 1, self.optimizer,
-                        self.scaler, self.basis, torch.device("cpu"), None)
+        training._epoch(self.network, {"regression": self.codec}, self.data, self.config, self.turn, TURN,
+                        self.optimizer, self.scaler, self.basis, torch.device("cpu"), None)
 
     def batches(self, workers: int) -> Iterator[list[torch.Tensor]]:
         loader = DataLoader(self.loader, self.batch, shuffle=True, drop_last=True, num_workers=workers)
@@ -142,72 +147,67 @@ class Bench:
 
     def customary(self, batches: Iterator[list[torch.Tensor]]) -> Callable[[], None]:
         def run() -> None:
-            images, joints, state = next(batches)
-            self.step(images.contiguous(memory_format=torch.channels_last), *self.codec.encode(joints, state))
+            for _ in range(TURN):
+                images, joints, state = next(batches)
+                self.step(images.contiguous(memory_format=torch.channels_last), *self.codec.encode(joints, state))
         return run
 
 
-def timed(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock, and seconds of this process on a processor."""
+    began = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def matmul_speed(dtype: torch.dtype, size: int = 512, repeats: int = 15) -> float:
     """Thousand million multiply-adds a second of one thread: the unit that makes machines comparable."""
     a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
     a @ b
-    return size ** 3 / float(np.median([timed(lambda: a @ b) for _ in range(repeats)])) / 1e9
+    return size ** 3 / float(np.median([timed(lambda: a @ b)[0] for _ in range(repeats)])) / 1e9
 
 
-def measure(bench: Bench, steps: int) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
-    """Seconds of every step, way -> (steps,), and the machine's speed before each block."""
+def measure(bench: Bench, turns: int) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """Seconds of a step in every turn, way -> (turns, 2) as `timed` gives them, and the machine's speed."""
     here = bench.batches(0)
-    turns = {"resident": bench.resident, "posebook": bench.posebook, "customary": bench.customary(here)}
-    seconds: dict[str, list[float]] = {name: [] for name in (*turns, "customary, 1 worker")}
+    ways = {"resident": bench.resident, "posebook": bench.posebook, "customary": bench.customary(here)}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in (*ways, WORKER)}
     unit: dict[str, list[float]] = {"bfloat16": [], "float32": []}
-    for work in turns.values():
-        for _ in range(5):
-            work()
+    for work in ways.values():
+        work()
     for block in range(BLOCKS):
         for name in unit:
             unit[name].append(matmul_speed(getattr(torch, name)))
-        for step in range(steps // BLOCKS):
-            names = list(turns) if (block + step) % 2 else list(turns)[::-1]      # nobody always follows the same one
+        for turn in range(turns // BLOCKS):
+            names = list(ways) if (block + turn) % 2 else list(ways)[::-1]       # nobody always follows the same one
             for name in names:
-                seconds[name].append(timed(turns[name]))
+                seconds[name].append(timed(ways[name]))
         ahead = bench.batches(1)
         work = bench.customary(ahead)
-        for _ in range(4):                                  # start of the process, and what it prepared meanwhile
-            work()
-        seconds["customary, 1 worker"] += [timed(work) for _ in range(steps // BLOCKS)]
+        work()                                              # start of the process, and what it prepared meanwhile
+        seconds[WORKER] += [timed(work) for _ in range(turns // BLOCKS)]
         del work
         ahead.close()
-    return {name: np.array(values) for name, values in seconds.items()}, unit
+    return {name: np.array(values) / TURN for name, values in seconds.items()}, unit
 
 
 def report(seconds: dict[str, np.ndarray], unit: dict[str, list[float]], batch: int) -> tuple[str, dict]:
     """The table to read, and the record to keep."""
-    median = {name: float(np.median(values)) for name, values in seconds.items()}
-    total = {name: float(values.mean()) for name, values in seconds.items()}
-    rows = [[name, median[name] * 1e3, batch / median[name], batch / total[name],
-             median["posebook"] / median[name], total["posebook"] / total[name]] for name in seconds]
-    header = ["way to run a step", "median ms", "images/s (median)", "images/s (sum)", "of posebook (median)",
-              "of posebook (sum)"]
-    ratios = {"posebook / resident": median["resident"] / median["posebook"],
-              "posebook / customary": median["customary"] / median["posebook"],
-              "posebook / customary, 1 worker": median["customary, 1 worker"] / median["posebook"]}
-    by_sum = {"posebook / resident": total["resident"] / total["posebook"],
-              "posebook / customary": total["customary"] / total["posebook"],
-              "posebook / customary, 1 worker": total["customary, 1 worker"] / total["posebook"]}
-    unit_text = ", ".join(f"{np.median(values):.0f} G multiply-adds/s in {name}" for name, values in unit.items())
-    verdicts = [f"{name}: {ratios[name]:.2f} by medians, {by_sum[name]:.2f} by sums"
-                + (f" (wanted: at least {TARGETS[name]})" if name in TARGETS else "") for name in ratios]
-    text = "\n".join([results.table(header, rows, 2), "", f"One thread of this machine: {unit_text}.", *verdicts])
-    record = {"batch": batch, "steps": len(seconds["resident"]), "median_seconds": median, "mean_seconds": total,
-              "ratio_by_median": ratios, "ratio_by_sum": by_sum, "wanted": TARGETS,
-              "unit_gmacs": {name: float(np.median(values)) for name, values in unit.items()}}
-    return text, record
+    summaries = {"median": {k: np.median(v[:, 0]) for k, v in seconds.items()},
+                 "sum": {k: v[:, 0].mean() for k, v in seconds.items()},
+                 "processor": {k: np.median(v[:, 1]) if k != WORKER else np.nan for k, v in seconds.items()}}
+    rows = [[name, *(s[name] * 1e3 for s in summaries.values()), batch / summaries["median"][name]] for name in seconds]
+    header = ["one step", "median ms", "mean ms", "median ms on the processor", "images/s (median)"]
+    steps = results.table(header, rows, 1)
+    ratios = {f"posebook / {name}": {how: s[name] / s["posebook"] for how, s in summaries.items()}
+              for name in seconds if name != "posebook"}
+    speeds = results.table(["throughput", "by medians", "by sums", "by processor time", "wanted, at least"],
+                           [[name, *ratio.values(), TARGETS.get(name)] for name, ratio in ratios.items()], 2)
+    speed = {name: float(np.median(values)) for name, values in unit.items()}
+    text = ", ".join(f"{value:.0f} thousand million multiply-adds/s in {name}" for name, value in speed.items())
+    record = {"batch": batch, "steps": TURN * len(seconds["resident"]), "step_seconds": summaries, "throughput": ratios,
+              "wanted": TARGETS, "one_thread_gmacs": speed}
+    return f"{steps}\n\n{speeds}\n\nOne thread of this machine: {text}.", record
 
 
 def main() -> None:
@@ -217,13 +217,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--write", action="store_true", help="store the numbers in benchmarks/throughput.json")
     options = parser.parse_args()
-    if options.steps < BLOCKS or options.batch < 2:
-        parser.error(f"--steps must be at least {BLOCKS}, --batch at least 2")
+    if options.steps < BLOCKS * TURN or options.batch < 2:
+        parser.error(f"--steps must be at least {BLOCKS * TURN}, --batch at least 2")
     torch.set_num_threads(1)
     data, files = fake_people() if options.fake else real_people()
-    seconds, unit = measure(Bench(data, files, options.batch), options.steps)
+    seconds, unit = measure(Bench(data, files, options.batch), options.steps // TURN)
     text, record = report(seconds, unit, options.batch)
-    print(f"{data.name}: {len(data)} images, batch {options.batch}, {len(seconds['resident'])} steps of each\n\n{text}")
+    print(f"{data.name}: {len(data)} images, batch {options.batch}, {record['steps']} steps of each\n\n{text}")
     if options.write:
         path = Path(__file__).with_suffix(".json")
         results.write_record(path, {"data": data.name, "images": len(data), **record,
