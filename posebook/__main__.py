@@ -152,7 +152,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     weights = options.weights or _last_run()
-    network, about = networks.load_network(weights)
+    network, about = _load(weights)
     dataset = options.dataset or about["dataset"]
     folder = options.data
     note = weights.parent / "data-folder.txt"
@@ -174,6 +174,15 @@ def _evaluate(options: argparse.Namespace) -> None:
                       f"{dataset} {options.split}{' upright' if options.subset == 'upright' else ''}"))
 
 
+def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:
+    """A network and what `train` wrote about it."""
+    network, about = networks.load_network(weights)
+    if missing := {"dataset", "skeleton", "seed", "stored", "mean_pose"} - set(about):
+        raise ValueError(f"{weights} does not say its {', '.join(sorted(missing))}; `python -m posebook train` "
+                         "writes files that do")
+    return network, about
+
+
 def _last_run() -> Path:
     """Weights of the run that finished last, or the shipped ones where nothing was trained yet."""
     runs = sorted(Path("runs").glob("*/record.json"), key=lambda path: path.stat().st_mtime)
@@ -181,7 +190,7 @@ def _last_run() -> Path:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    network, about = networks.load_network(options.weights or results.shipped_weights("lspet"))
+    network, about = _load(options.weights or results.shipped_weights("lspet"))
     skeleton = SKELETONS[about["skeleton"]]
     codec = Coordinates(len(skeleton), network.config.crop)
     for photo in options.photos:

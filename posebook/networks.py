@@ -122,9 +122,10 @@ class PoseNetwork(nn.Module):
 
     @torch.no_grad()
     def start_at(self, head: str, answer: torch.Tensor) -> None:
-        """Make `answer` (outputs,) the head's answer to everything: the bias of its last layer, weights kept.
+        """Make the head start near `answer` (outputs,) for every input: the last layer's bias, its weights shrunk.
 
-        A regressor that starts at the mean pose need not spend its first epochs finding it.
+        A regressor that starts at the mean pose need not find it first, and its first gradients are small: large
+        ones can silence ReLU units for good (see the chapter on regression).
         """
         last = next(layer for layer in reversed(self.heads[head]) if isinstance(layer, nn.Linear))
         last.bias.copy_(answer)

@@ -9,8 +9,11 @@ run therefore continues exactly as if it had not been killed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -113,7 +116,7 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
-    run = repr((config, network.config, training.name, training.skeleton.name, len(training), len(validation)))
+    run = repr((config, network.config, _fingerprint(training), _fingerprint(validation)))
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
     if folder is not None and (folder / CHECKPOINT).exists():
         start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
@@ -142,21 +145,16 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
 def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> float:
     """One pass over the data; returns the mean loss. This is the loop that the book is about."""
     network.train()
-    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
-    order = torch.randperm(len(data), generator=generator).numpy()
     total = 0.0
-    for step in range(steps):
-        index = np.sort(order[step * config.batch:(step + 1) * config.batch])
-        batch = [torch.from_numpy(array[index]).to(device) for array in (data.images, data.joints, data.state)]
-        images, joints, state = augment(*batch, data.skeleton, config.augmentation, network.config.crop,
-                                        generator, basis)
+    batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
+    for step, (index, images, joints, state) in enumerate(batches):
         with torch.autocast(device.type, _half(device), enabled=config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last))
         loss = sum(codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items())
         value = loss.item()
         if not np.isfinite(value):
-            _stop_not_finite(value, epoch, step, batch, data.ids[index], folder)
+            _stop_not_finite(value, epoch, step, data.subset(index), folder)
         for group in optimizer.param_groups:
             group["lr"] = config.rate * rate_factor(config, epoch, step, steps)
         optimizer.zero_grad(set_to_none=True)
@@ -165,6 +163,29 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
         scaler.update()
         total += value * len(index)
     return total / len(data)
+
+
+def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[np.ndarray, ...]]:
+    """The epoch's augmented batches, in order: (indices, images, joints, state).
+
+    One thread prepares the next batch while the network learns from this one. It alone draws from the generator, so
+    the numbers are the same as without it.
+    """
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+    order = torch.randperm(len(data), generator=generator).numpy()
+
+    def prepare(step: int) -> tuple:
+        index = np.sort(order[step * config.batch:(step + 1) * config.batch])
+        batch = [torch.from_numpy(array[index]).to(device) for array in (data.images, data.joints, data.state)]
+        return index, *augment(*batch, data.skeleton, config.augmentation, size, generator, basis)
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(prepare, 0)
+        for step in range(steps):
+            ready = coming.result()
+            if step + 1 < steps:
+                coming = ahead.submit(prepare, step + 1)
+            yield ready
 
 
 def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
@@ -305,12 +326,17 @@ def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list
     return state["epoch"] + 1, state["history"], state["best"]
 
 
-def _stop_not_finite(value: float, epoch: int, step: int, batch: list[torch.Tensor], ids: np.ndarray,
-                     folder: Path | None) -> None:
+def _fingerprint(data: PoseDataset) -> str:
+    """Tells one data set from another of the same size."""
+    return f"{data.name} {data.skeleton.name} {len(data)} {hashlib.sha256(data.joints.tobytes()).hexdigest()[:12]}"
+
+
+def _stop_not_finite(value: float, epoch: int, step: int, batch: PoseDataset, folder: Path | None) -> None:
     where = ""
     if folder is not None:
         path = folder / "nonfinite-batch.pt"
-        _save(path, {"images": batch[0].cpu(), "joints": batch[1].cpu(), "state": batch[2].cpu(), "ids": ids.tolist()})
+        arrays = {name: torch.from_numpy(getattr(batch, name)) for name in ("images", "joints", "state")}
+        _save(path, {**arrays, "ids": batch.ids.tolist()})
         where = f"; the batch is saved in {path}"
     raise FloatingPointError(f"the loss is {value} at epoch {epoch}, step {step}{where}. "
                              "Lower the learning rate, or look for unusual labels in that batch")

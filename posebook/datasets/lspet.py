@@ -100,7 +100,10 @@ def load_lspet(folder: str | Path, split: str, size: int = STORED, crop: int = C
             reason = f"images with fewer than {MIN_LABELLED} labelled joints"
             skipped[reason] = skipped.get(reason, 0) + 1
             continue
-        rows.append((*crop_poses(image, pose, mark, size, crop), mark))
+        try:
+            rows.append((*crop_poses(image, pose, mark, size, crop), mark))
+        except ValueError as error:
+            raise ValueError(f"image {number} of {folder}: {error}") from error
         kept.append(f"im{number:05d}")
     if not rows:
         raise ValueError(f"lspet {split}: none of {len(numbers)} images has {MIN_LABELLED} labelled joints")
