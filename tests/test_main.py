@@ -157,6 +157,13 @@ def test_bad_photographs_and_boxes_get_one_sentence_and_no_file(photo, capsys, a
     assert sorted(photo.rglob("*")) == before
 
 
+@pytest.mark.parametrize("arguments", [("predict", "me.jpg", "--weights", "other.safetensors"),
+                                       ("evaluate", "--weights", "other.safetensors")])
+def test_weights_that_do_not_say_what_they_are_get_one_sentence(photo, capsys, arguments):
+    save_network("other.safetensors", PoseNetwork(small({"regression": Head(28, (8,))})), {"skeleton": "LSP14"})
+    assert "does not say its dataset" in failed(capsys, *arguments)
+
+
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", ""])
 def test_a_box_that_is_no_box_is_refused_before_anything_is_read(photo, capsys, box):
     with pytest.raises(SystemExit) as stop:

@@ -313,6 +313,34 @@ def test_every_image_is_seen_once_an_epoch_in_another_order_each(monkeypatch):
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
 
 
+def test_preparing_ahead_changes_no_number():
+    config = replace(CONFIG, batch=7, augmentation=Augmentation(shift=0.1, angle=20, mirror=0.5))
+    ready = list(training._batches(TRAIN, config, 3, 4, 32, None, torch.device("cpu")))
+    generator = torch.Generator().manual_seed(config.seed * 100_003 + 3)
+    order = torch.randperm(len(TRAIN), generator=generator).numpy()
+    assert len(ready) == 4
+    for step, (index, images, joints, state) in enumerate(ready):
+        assert (index == np.sort(order[step * 7:(step + 1) * 7])).all()
+        batch = [torch.from_numpy(array[index]) for array in (TRAIN.images, TRAIN.joints, TRAIN.state)]
+        expected = training.augment(*batch, TRAIN.skeleton, config.augmentation, 32, generator)
+        assert all(torch.equal(a, b) for a, b in zip((images, joints, state), expected, strict=True))
+
+
+def test_an_error_while_preparing_reaches_the_caller(monkeypatch):
+    def broken(*_):
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(training, "augment", broken)
+    with pytest.raises(ValueError, match="no such colour"):
+        fit()
+
+
+def test_data_of_the_same_size_are_told_apart(tmp_path):
+    fit(folder=tmp_path)
+    with pytest.raises(ValueError, match="other settings or data"):
+        fit(folder=tmp_path, data=replace(TRAIN, joints=TRAIN.joints + 1))
+
+
 def test_mean_target_is_the_constant_that_loses_least():
     codec, state, joints = CODECS["regression"], TRAIN.state.copy(), TRAIN.joints.copy()
     state[::3, 4], joints[::3, 4] = ABSENT, 0
