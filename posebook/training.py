@@ -37,14 +37,14 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training set; batch: images a step.
-        optimizer: 'adamw' or 'sgd' (momentum 0.9, as the papers).
+        optimizer: 'adamw' or 'sgd' with momentum 0.9, the value in the authors' rewrite of paper B.
         rate: learning rate at its highest; it rises over the first `warmup` epochs, then falls along a cosine to zero.
         decay: weight decay.
         seed: rules initial weights, order and augmentation.
         patience: stop after so many epochs without a lower validation loss and keep the weights of the lowest one;
             0 runs all epochs and keeps the last weights, so that validation chooses nothing.
         mean_start: start the regression head at the training set's mean pose.
-        normalise: subtract the mean image and divide by the spread of the pixels.
+        normalise: subtract the mean image and divide by the spread of the pixels; else pixels stay in 0..1.
         augmentation: see `augment.Augmentation`.
         device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
     """
@@ -110,6 +110,9 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
     size = network.config.crop
     if config.normalise:
         network.normalise_with(centre(torch.from_numpy(training.images[:2000]), size))
+    else:
+        network.mean_image.zero_()
+        network.spread.fill_(1)
     if config.mean_start:
         network.start_at("regression", mean_target(training, codecs["regression"]))
     network.to(device, memory_format=torch.channels_last)

@@ -326,6 +326,12 @@ def test_preparing_ahead_changes_no_number():
         assert all(torch.equal(a, b) for a, b in zip((images, joints, state), expected, strict=True))
 
 
+def test_without_normalisation_pixels_stay_as_they_are():
+    plain, usual = (fit(replace(CONFIG, epochs=1, normalise=n)).network for n in (False, True))
+    assert (plain.mean_image == 0).all() and plain.spread == 1
+    assert usual.mean_image.std() > 0 and 0 < usual.spread < 1
+
+
 def test_an_error_while_preparing_reaches_the_caller(monkeypatch):
     def broken(*_):
         raise ValueError("no such colour")
