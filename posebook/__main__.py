@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         train.add_argument(f"--{name}", type=kind, help=f"default {getattr(RECIPE, name)}")
     train.add_argument("--optimizer", choices=["adamw", "sgd"], help=f"default {RECIPE.optimizer}")
     train.add_argument("--no-augmentation", action="store_true", help="always the central crop")
-    train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1: no mean image, no scaling")
+    train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1, no mean image")
     train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
     train.add_argument("--limit", type=int, help="use only so many training images")
     train.add_argument("--device", default="auto")
