@@ -166,7 +166,7 @@ def score_table(scores: dict[str, dict], title: str) -> str:
     names = list(scores)
     first = scores[names[0]]
     rows = [["PCK@0.2 (torso), mean", *(scores[n]["pck@0.2_torso"] for n in names)]]
-    rows += [[f"  {k}", *(scores[n]["pck@0.2_per_joint"][k] for n in names)] for k in first["pck@0.2_per_joint"]]
+    rows += [[f"· {k}", *(scores[n]["pck@0.2_per_joint"][k] for n in names)] for k in first["pck@0.2_per_joint"]]
     rows += [["PCP strict, mean", *(scores[n]["pcp_strict"] for n in names)]]
-    rows += [[f"  {k}", *(scores[n]["pcp_strict_per_limb"][k] for n in names)] for k in first["pcp_strict_per_limb"]]
+    rows += [[f"· {k}", *(scores[n]["pcp_strict_per_limb"][k] for n in names)] for k in first["pcp_strict_per_limb"]]
     return table([f"{title} ({first['images']} images)", *(n.replace("_", " ") for n in names)], rows)
