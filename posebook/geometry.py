@@ -143,7 +143,13 @@ def warp(images: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def project(points: Array, camera: Array) -> Array:
-    """Pinhole projection: camera coordinates (..., K, 3) in mm and intrinsics (..., 3, 3) -> pixels (..., K, 2)."""
+    """Pinhole projection: camera coordinates (..., K, 3) in mm and intrinsics (..., 3, 3) -> pixels (..., K, 2).
+
+    Raises:
+        ValueError: if a point lies behind the camera.
+    """
+    if (points[..., 2] <= 0).any():
+        raise ValueError("a point lies behind the camera; move the camera away")
     image = points @ camera.swapaxes(-1, -2)
     return image[..., :2] / image[..., 2:]
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posebook import geometry
 from posebook.skeleton import H36M17, OCCLUDED, VISIBLE
 from posebook.synthesis import assets, body, generate, motion, render, scene, synthesize, wardrobe
 
@@ -300,7 +301,7 @@ def _camera():
 def test_rays_run_through_the_points_they_see():
     camera = _camera()
     points = np.random.default_rng(0).uniform(-500, 500, (50, 3)) + (0, 900, 0)
-    directions = camera.rays(scene.project(camera.to_camera(points), camera.intrinsics))
+    directions = camera.rays(geometry.project(camera.to_camera(points), camera.intrinsics))
     wanted = points - camera.centre
     assert np.allclose(directions, wanted / np.linalg.norm(wanted, axis=1, keepdims=True))
     assert np.allclose(camera.rotation @ camera.rotation.T, np.eye(3)) and np.linalg.det(camera.rotation) > 0
@@ -311,12 +312,12 @@ def test_crop_keeps_half_pixels():
     camera = _camera()
     crop = camera.crop(np.array([100.5, 200.5]), 256.0, 128)
     point = np.linalg.inv(camera.intrinsics) @ [101.5, 201.5, 1]  # middle of the square's first 2 x 2 pixels, plus 0.5
-    assert np.allclose(scene.project(point, crop.intrinsics), [0, 0])
+    assert np.allclose(geometry.project(point, crop.intrinsics), [0, 0])
 
 
 def test_points_behind_the_camera_are_refused():
     with pytest.raises(ValueError, match="behind the camera"):
-        scene.project(np.array([[0, 0, -1.0]]), np.eye(3))
+        geometry.project(np.array([[0, 0, -1.0]]), np.eye(3))
 
 
 def test_uniform_surroundings_light_all_sides_alike():

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from posebook.geometry import project
 from posebook.skeleton import H36M17
 from posebook.synthesis import body, motion
 from posebook.synthesis.assets import Assets, find_assets
 from posebook.synthesis.render import Surface, Weather, joint_states, render
-from posebook.synthesis.scene import Camera, Panorama, project, random_camera, read_panorama
+from posebook.synthesis.scene import Camera, Panorama, random_camera, read_panorama
 from posebook.synthesis.wardrobe import Look, Person, Wardrobe, dress, random_look
 
 SPLITS = ("train", "validation", "test")

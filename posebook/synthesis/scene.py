@@ -42,18 +42,6 @@ class Camera:
         return Camera(change @ self.intrinsics, self.rotation, self.centre)
 
 
-def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Camera points (..., 3) to pixels (..., 2).
-
-    Raises:
-        ValueError: if a point lies behind the camera.
-    """
-    if np.any(points[..., 2] <= 0):
-        raise ValueError("a point lies behind the camera; move the camera away")
-    image = points @ intrinsics.T
-    return image[..., :2] / image[..., 2:]
-
-
 def random_camera(rng: np.random.Generator, middle: np.ndarray, height: float) -> Camera:
     """A camera somewhere around the person, at any yaw.
 
