@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         torch.set_num_threads(options.threads)
         options.command(options)
+    except BrokenPipeError:          # whoever read the output has gone, as in `... | head`: nothing left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         print(f"posebook: {error}", file=sys.stderr)
         return 2
