@@ -120,12 +120,12 @@ def printed_path(cells):
 
 
 def html_path(cells):
-    cells[3].outputs = [figure({"text/html": '<a href="file:///work/a">a</a>'})]
+    cells[3].outputs = [figure({"text/html": '<a href="file:///mnt/a">a</a>'})]
 
 
 def traceback_path(cells):
     fail(cells)
-    cells[3].outputs[0].traceback = ['File "/root/venv/lib/x.py", line 1']
+    cells[3].outputs[0].traceback = ['File "/opt/venv/lib/x.py", line 1']
 
 
 def address(cells):
@@ -148,8 +148,8 @@ def grow(cells):
         (source_path, "names a path of a machine: /home/jo"),
         (markdown_path, "names a path of a machine: C:\\Users\\jo"),
         (printed_path, "shows a path of a machine: /tmp/x.png"),
-        (html_path, "shows a path of a machine: file:///work"),
-        (traceback_path, "shows a path of a machine: /root/venv"),
+        (html_path, "shows a path of a machine: file:///mnt"),
+        (traceback_path, "shows a path of a machine: /opt/venv"),
         (address, "shows a memory address"),
         (grow, "the limit is 1.5 MB"),
     ],
@@ -187,7 +187,7 @@ def test_no_notebook_at_all_is_refused(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["https://example.org/home/jo", "data/tmp/x", "~/work/x", "../root/x", "1/work/2", "/content/x", "a / tmp", "C:/x"],
+    ["https://example.org/home/jo", "data/tmp/x", "~/mnt/x", "../opt/x", "1/mnt/2", "/content/x", "a / tmp", "C:/x"],
 )
 def test_urls_and_relative_paths_are_no_machine_paths(text):
     assert clean_notebooks.machine_path(text) is None
@@ -296,7 +296,7 @@ def test_a_removed_output_need_not_be_shown(book, capsys):
     [
         ("<pre>Traceback (most recent call last):</pre>", "shows a traceback"),
         ("<p>saved in /home/jo/book</p>", "names a path of a machine: /home/jo"),
-        ('<a href="file:///root/x">x</a>', "names a path of a machine: file:///root/x"),
+        ('<a href="file:///opt/x">x</a>', "names a path of a machine: file:///opt/x"),
         ('<script src="https://cdn.example.org/x.js"></script>', "cannot be read offline"),
         ('<link rel="stylesheet" href="//cdn.example.org/x.css">', "cannot be read offline"),
         ('<img src="https://example.org/badge.svg">', "cannot be read offline"),
