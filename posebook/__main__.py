@@ -15,6 +15,7 @@ import torch
 from posebook import augment, floors, networks, results, training
 from posebook.datasets import download_lspet, load
 from posebook.datasets.base import CROP, STORED, read_image
+from posebook.files import whole_file
 from posebook.skeleton import LSP14, SKELETONS
 from posebook.targets import Coordinates
 
@@ -201,7 +202,6 @@ def _predict(options: argparse.Namespace) -> None:
         height, width = image.shape[:2]
         tight = np.array([0, 0, width, height], np.float32) if options.box is None else options.box
         pose = training.predict_pose(network, codec, image, tight)
-        options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"{photo.stem}-pose.png"
         _draw(image, pose, skeleton, tight, path)
         joints = {name: [round(float(v), 1) for v in xy] for name, xy in zip(skeleton.joints, pose, strict=True)}
@@ -224,13 +224,11 @@ def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: 
     draw.draw_pose(ax, pose, skeleton, width=3)
     ax.set_xlim(-0.5, width - 0.5)
     ax.set_ylim(height - 0.5, -0.5)
-    part = path.with_suffix(".part.png")
     try:
-        figure.savefig(part, dpi=100)
-        part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=100, format="png")
     finally:
         plt.close(figure)
-        part.unlink(missing_ok=True)
 
 
 def _download(options: argparse.Namespace) -> None:

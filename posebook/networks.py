@@ -7,12 +7,13 @@ tells them apart. Pooling rounds *up*, as cuda-convnet did: 104 -> 52 would be 5
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from posebook.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -211,15 +212,9 @@ def save_network(path: str | Path, network: PoseNetwork, about: dict) -> None:
     Atomic: the file under its name is always whole. Unlike a pickle, it cannot run code when it is read.
     """
     from safetensors.torch import save_file
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         save_file(tensors, part, {"config": json.dumps(asdict(network.config)), "about": json.dumps(about)})
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:

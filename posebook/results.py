@@ -7,7 +7,6 @@ duration.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import numpy as np
 
 from posebook import floors, metrics, training
 from posebook.datasets import PoseDataset
+from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.targets import Coordinates
 
@@ -59,13 +59,8 @@ def _processor() -> str:
 def write_record(path: str | Path, record: dict) -> Path:
     """Write a record atomically. NaN becomes null, since JSON has no NaN; other numbers keep six digits."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -10,7 +10,6 @@ run therefore continues exactly as if it had not been killed.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from posebook import geometry, metrics
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
 from posebook.datasets import PoseDataset, crop_image
 from posebook.datasets.base import ENLARGE
+from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT
 from posebook.targets import Coordinates
@@ -303,14 +303,8 @@ def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _save(path: Path, state: dict) -> None:
-    """Write under a temporary name, then rename: a kill in the middle leaves the previous checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         torch.save(state, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list, dict]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import posebook
 
 PACKAGE = Path(posebook.__file__).parent
-ORDER = ("skeleton", "geometry", "metrics", "datasets", "synthesis", "augment", "targets", "networks", "floors",
-         "training", "draw", "results", "__main__")
+ORDER = ("files", "skeleton", "geometry", "metrics", "datasets", "synthesis", "augment", "targets", "networks",
+         "floors", "training", "draw", "results", "__main__")
 """A module may import those before it, never one after it. A new module is put into its place here."""
 
 HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas")

@@ -18,6 +18,7 @@ import numpy as np
 
 from posebook.datasets.base import CROP, STORED, PoseDataset, crop_poses, read_image
 from posebook.datasets.download import fetch_all
+from posebook.files import whole_file
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
 
 SPLITS = {"train": (1, 7500), "validation": (7501, 8500), "test": (8501, 10000)}
@@ -143,18 +144,12 @@ def _cache_file(cache: str | Path | None, mat: Path, split: str, size: int, crop
 
 
 def _save_cache(path: Path, dataset: PoseDataset) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "wb") as file:
-                np.savez(file, images=dataset.images, joints=dataset.joints, state=dataset.state,
-                         to_source=dataset.to_source, ids=dataset.ids,
-                         reasons=np.array(list(dataset.skipped), dtype=str),
-                         counts=np.array(list(dataset.skipped.values()), dtype=np.int64))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as part, open(part, "wb") as file:
+            np.savez(file, images=dataset.images, joints=dataset.joints, state=dataset.state,
+                     to_source=dataset.to_source, ids=dataset.ids,
+                     reasons=np.array(list(dataset.skipped), dtype=str),
+                     counts=np.array(list(dataset.skipped.values()), dtype=np.int64))
     except OSError as error:  # a cache that cannot be written costs time, not the run
         print(f"(the crops are not cached: {error})")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from posebook.files import whole_file
 from posebook.geometry import project
 from posebook.skeleton import H36M17
 from posebook.synthesis import body, motion
@@ -328,7 +327,8 @@ def synthesize(assets: str | Path, out: str | Path, counts: dict[str, int], seed
     for split, table in tables.items():
         _write_table(table, files[split])
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files.values())
-    _replace(out / "SHA256SUMS", lambda scratch: scratch.write_text(sums, encoding="utf-8"))
+    with whole_file(out / "SHA256SUMS") as part:
+        part.write_text(sums, encoding="utf-8")
     return files
 
 
@@ -375,18 +375,7 @@ def _write_table(table, path: Path) -> None:
     import pyarrow.parquet as pq
     plain = ["joints2d", "joints3d", "camera", "box"]
     floats = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in plain}
-    _replace(path, lambda scratch: pq.write_table(
-        table, scratch, compression="zstd", compression_level=19, column_encoding=floats,
-        use_dictionary=["subject", "clip", "action", "background"], write_statistics=False, row_group_size=4096))
-
-
-def _replace(path: Path, write) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place."""
-    handle, scratch = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(scratch))
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="zstd", compression_level=19, column_encoding=floats,
+                       use_dictionary=["subject", "clip", "action", "background"], write_statistics=False,
+                       row_group_size=4096)
