@@ -123,11 +123,12 @@ def _config(options: argparse.Namespace) -> training.TrainConfig:
 
 def _train(options: argparse.Namespace) -> None:
     out = options.out or Path("runs") / f"{options.task}-{options.dataset}-{options.seed}"
-    if (out / "record.json").exists():
-        print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
-        return
     config = _config(options)
     network = networks.build_regressor(options.size, 2 * len(LSP14), options.seed)
+    if (out / "record.json").exists():
+        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config)})
+        print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
+        return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
     train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
     validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
@@ -143,7 +144,7 @@ def _train(options: argparse.Namespace) -> None:
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "task": options.task, "dataset": options.dataset, "skeleton": LSP14.name,
               "training_images": len(train_set), "skipped": train_set.skipped, "network": asdict(network.config),
-              "parameters": networks.count_parameters(network), "config": training.describe(config),
+              "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
               "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
@@ -152,6 +153,15 @@ def _train(options: argparse.Namespace) -> None:
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
     print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+
+
+def _check_finished(out: Path, asked: dict) -> None:
+    """Refuse to take a finished run for another one that is asked for."""
+    record = results.read_record(out / "record.json")
+    for name, value in results.plain(asked).items():
+        if record[name] != value:
+            raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
+                             f"there: {record[name]}\nhere:  {value}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -91,13 +91,6 @@ def similarity(scale: torch.Tensor, angle: torch.Tensor, shift: torch.Tensor, mi
     return torch.cat([linear, offset], dim=-1)
 
 
-def central_crop(count: int, source_size: int, target_size: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """(count, 2, 3): the crop of `target_size` pixels from the middle of `source_size` pixels, not scaled."""
-    ones = torch.ones(count, device=device)
-    return similarity(ones, 0 * ones, torch.zeros(count, 2, device=device), torch.zeros_like(ones, dtype=torch.bool),
-                      source_size, target_size)
-
-
 def transform(matrix: Array, points: Array) -> Array:
     """Apply (..., 2, 3) affine matrices to (..., K, 2) points."""
     return points @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
@@ -111,13 +104,6 @@ def invert(matrix: Array) -> Array:
     linear = stack([stack([d, -b], -1), stack([-c, a], -1)], -2) / det[..., None, None]
     shift = -(linear @ matrix[..., 2:])
     return torch.cat([linear, shift], -1) if isinstance(matrix, torch.Tensor) else np.concatenate([linear, shift], -1)
-
-
-def compose(second: Array, first: Array) -> Array:
-    """The affine matrix that does `first`, then `second`."""
-    linear = second[..., :2] @ first[..., :2]
-    shift = second[..., :2] @ first[..., 2:] + second[..., 2:]
-    return torch.cat([linear, shift], -1) if isinstance(linear, torch.Tensor) else np.concatenate([linear, shift], -1)
 
 
 def warp(images: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor:

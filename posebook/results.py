@@ -36,12 +36,13 @@ def shipped_weights(dataset: str) -> Path:
 def environment() -> dict[str, str | int]:
     """Commit, versions and hardware of this run, for its record."""
     import torch
-    root = Path(__file__).resolve().parents[1]
-    try:
-        commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-                                capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
+    root, commit = Path(__file__).resolve().parents[1], ""
+    if (root / ".git").exists():     # else it is installed, maybe inside somebody's repository: not our commit
+        try:
+            commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+                                    capture_output=True, text=True).stdout.strip()
+        except OSError:  # no git on this machine
+            pass
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {"commit": commit or "unknown", "python": platform.python_version(), "torch": torch.__version__,
             "numpy": np.__version__, "hardware": hardware, "threads": torch.get_num_threads(),
@@ -60,17 +61,18 @@ def write_record(path: str | Path, record: dict) -> Path:
     """Write a record atomically. NaN becomes null, since JSON has no NaN; other numbers keep six digits."""
     path = Path(path)
     with whole_file(path) as part:
-        part.write_text(json.dumps(_plain(record), indent=1, allow_nan=False) + "\n")
+        part.write_text(json.dumps(plain(record), indent=1, allow_nan=False) + "\n")
     return path
 
 
-def _plain(value):
+def plain(value):
+    """`value` as it comes back from a record: tuples and arrays as lists, NaN as None, six digits."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, float | np.floating):
         return float(f"{value:.6g}") if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value

@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -342,8 +342,3 @@ def _stop_not_finite(value: float, epoch: int, step: int, batch: PoseDataset, fo
 def _bar(epochs: range, start: int, total: int, show: bool):
     from tqdm import tqdm
     return tqdm(epochs, initial=start, total=total, unit="epoch", disable=not show)
-
-
-def describe(config: TrainConfig) -> dict:
-    """The configuration as plain values, for a run record."""
-    return asdict(config)

@@ -66,15 +66,13 @@ def test_crop_matrix_of_an_unscaled_crop_only_shifts():
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 @given(seed=st.integers(0, 1000))
-def test_invert_and_compose_are_what_they_say(kind, seed):
-    first, second = matrices(seed), matrices(seed + 10_000)
+def test_invert_undoes_a_transform(kind, seed):
+    first = matrices(seed)
     points = np.random.default_rng(seed).uniform(-50, 50, (5, 4, 2)).astype(np.float32)
     if kind == "torch":
-        first, second, points = map(torch.from_numpy, (first, second, points))
+        first, points = map(torch.from_numpy, (first, points))
     moved = geometry.transform(first, points)
-    both = geometry.transform(geometry.compose(second, first), points)
-    assert type(geometry.invert(first)) is type(both) is type(first)
-    np.testing.assert_allclose(both, geometry.transform(second, moved), rtol=1e-3, atol=1e-2)
+    assert type(geometry.invert(first)) is type(moved) is type(first)
     determinant = np.abs(np.linalg.det(np.asarray(first)[:, :, :2]))
     good = determinant > 0.5                                # a nearly flat matrix has no useful inverse
     back = geometry.transform(geometry.invert(first[good]), moved[good])
@@ -97,8 +95,9 @@ def test_similarity_turns_x_towards_y_and_mirrors_first():
     torch.testing.assert_close(geometry.transform(moved, right), torch.tensor([[[9.5 + 1 + 11, 9.5 - 2]]]))
 
 
-def test_central_crop_is_an_integer_shift():
-    matrix = geometry.central_crop(2, 80, 64)
+def test_a_similarity_that_does_nothing_is_the_central_crop():
+    one = torch.ones(2)
+    matrix = geometry.similarity(one, 0 * one, torch.zeros(2, 2), torch.zeros(2, dtype=torch.bool), 80, 64)
     torch.testing.assert_close(matrix, torch.tensor([[[1.0, 0, -8], [0, 1, -8]]]).expand(2, 2, 3), rtol=0, atol=0)
 
 

@@ -68,6 +68,9 @@ def test_train_evaluate_predict_end_to_end(desk, capsys):
     before = (folder / "record.json").stat().st_mtime_ns
     code, out, _ = run(capsys, *train)
     assert code == 0 and "is finished" in out and (folder / "record.json").stat().st_mtime_ns == before
+    code, _, err = run(capsys, *train, "--rate", 0.5)       # never taken for a run that was not made
+    assert code == 2 and "finished, but with another config" in err
+    assert (folder / "record.json").stat().st_mtime_ns == before
 
     code, out, _ = run(capsys, "evaluate")                  # finds the last run and its data by itself
     assert code == 0 and "people validation (5 images)" in out and "trained on people, seed 3" in out

@@ -88,7 +88,7 @@ def test_network_and_floors_are_scored_on_the_same_images():
     assert set(found["all"]) == {"network", "mean_pose", "nearest_neighbour"}
     expected = results.score(floors.predict_mean_pose(floors.mean_pose(train), data), data)
     assert found["all"]["mean_pose"]["pck@0.2_torso"] == expected["pck@0.2_torso"]
-    json.dumps(results._plain(found), allow_nan=False)
+    json.dumps(results.plain(found), allow_nan=False)
 
 
 def test_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
