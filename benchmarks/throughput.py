@@ -64,8 +64,9 @@ def fake_people(count: int = 2000, side: int = 128) -> tuple[PoseDataset, list[b
 
 
 def real_people() -> tuple[PoseDataset, list[bytes]]:
-    """The embedded training set, cropped in memory, and its JPEG files."""
-    return load_people("train").as_skeleton(LSP14), read_shard(people_folder() / "train.parquet")["image"]
+    """The first file of the embedded training set, cropped in memory, and its JPEGs."""
+    files = read_shard(people_folder() / "train-00000.parquet")["image"]
+    return load_people("train").subset(np.arange(len(files))).as_skeleton(LSP14), files
 
 
 class OneByOne(Dataset):

@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1, no mean image")
     train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
     train.add_argument("--limit", type=int, help="use only so many training images")
+    train.add_argument("--also", action="append", default=[], type=_place, metavar="DATASET[=DIR]",
+                       help="score the finished network on this validation split too; may be repeated")
     train.add_argument("--device", default="auto")
 
     evaluate = _command(commands, "evaluate", _evaluate, "score a network beside the floors")
@@ -78,10 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     synthesize = _command(commands, "synthesize", _synthesize, "render people (needs the extra `synthesis`)")
     synthesize.add_argument("--assets", required=True, type=Path, help="folder with makehuman, motion, environments")
     synthesize.add_argument("--out", required=True, type=Path)
-    synthesize.add_argument("--count", type=int, default=2000, help="training pictures (default 2000)")
-    synthesize.add_argument("--held-out", type=int, default=300, help="pictures in validation and in test, each")
+    synthesize.add_argument("--count", type=int, default=8000, help="training pictures (default 8000)")
+    synthesize.add_argument("--held-out", type=int, default=1000, help="pictures in validation and in test, each "
+                            "(default 1000)")
     synthesize.add_argument("--seed", type=int, default=0)
     synthesize.add_argument("--workers", type=int, default=1)
+    synthesize.add_argument("--without", nargs="+", default=[], metavar="DIFFICULTY", choices=DIFFICULTIES,
+                            help=f"leave out some of: {', '.join(DIFFICULTIES)}")
     return parser
 
 
@@ -92,9 +97,14 @@ def _command(commands, name: str, function, text: str) -> argparse.ArgumentParse
 
 
 def _data_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    parser.add_argument("--dataset", choices=["people", "lspet"], default=None if default else "people",
+    parser.add_argument("--dataset", choices=["people", "lspet", "people+lspet"], default=None if default else "people",
                         help=f"default {default or 'people, which comes with the book'}")
-    parser.add_argument("--data", type=Path, help="folder of the data set")
+    parser.add_argument("--data", type=Path, help="folder of the data set (of lspet for people+lspet)")
+
+
+def _place(text: str) -> tuple[str, Path | None]:
+    name, _, folder = text.partition("=")
+    return name, Path(folder) if folder else None
 
 
 def _box(text: str) -> np.ndarray:
@@ -107,6 +117,7 @@ def _box(text: str) -> np.ndarray:
     return np.array(numbers, np.float32)
 
 
+DIFFICULTIES = ("tumbling", "things", "others", "cut", "blur", "lens")
 RECIPE = training.TrainConfig()
 """How the book trains unless a chapter says otherwise; chosen on validation splits."""
 
@@ -126,7 +137,8 @@ def _train(options: argparse.Namespace) -> None:
     config = _config(options)
     network = networks.build_regressor(options.size, 2 * len(LSP14), options.seed)
     if (out / "record.json").exists():
-        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config)})
+        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config)},
+                        {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
@@ -135,6 +147,9 @@ def _train(options: argparse.Namespace) -> None:
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
     codecs = {"regression": Coordinates(len(LSP14), network.config.crop)}
+    if len({name for name, _ in options.also}) < len(options.also):
+        raise ValueError("--also names a data set twice; name each once")
+    elsewhere = {name: load(name, "validation", folder, **sizes).as_skeleton(LSP14) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
     run = training.train(network, codecs, train_set, validation, config, out)
@@ -148,6 +163,8 @@ def _train(options: argparse.Namespace) -> None:
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
               "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
+              "elsewhere": {name: results.score_with_floors(network, codecs["regression"], train_set, data)
+                            for name, data in elsewhere.items()},
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
@@ -155,9 +172,12 @@ def _train(options: argparse.Namespace) -> None:
     print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
 
 
-def _check_finished(out: Path, asked: dict) -> None:
+def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
     """Refuse to take a finished run for another one that is asked for."""
     record = results.read_record(out / "record.json")
+    if missing := elsewhere - set(record.get("elsewhere", {})):
+        raise ValueError(f"{out} is finished, but was not scored on {', '.join(sorted(missing))}; choose another "
+                         "folder with --out, or score it with `evaluate`")
     for name, value in results.plain(asked).items():
         if record[name] != value:
             raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
@@ -246,9 +266,10 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _synthesize(options: argparse.Namespace) -> None:
-    from posebook.synthesis import synthesize
+    from posebook.synthesis import Recipe, synthesize
     counts = {"train": options.count, "validation": options.held_out, "test": options.held_out}
-    synthesize(options.assets, options.out, counts, options.seed, workers=options.workers)
+    recipe = Recipe(**{name: False if name == "lens" else 0.0 for name in options.without})
+    synthesize(options.assets, options.out, counts, options.seed, recipe, options.workers, progress=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from posebook.skeleton import ABSENT, VISIBLE, Skeleton
+from posebook.skeleton import ABSENT, PART_COLOURS, VISIBLE, Skeleton
 
 COLOURS = {"left": "#0072B2", "right": "#E69F00", "middle": "#7F7F7F"}
 STYLES = {"left": "-", "right": (0, (2.2, 1.2)), "middle": "-"}
@@ -25,6 +25,15 @@ def show_image(ax: Axes, image: np.ndarray) -> None:
     pixels = pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
     ax.imshow(pixels if pixels.dtype == np.uint8 else np.clip(pixels, 0, 1))
     ax.set_axis_off()
+
+
+def show_parts(ax: Axes, parts: np.ndarray, image: np.ndarray | None = None) -> None:
+    """Show part labels (S, S) in the colours of `skeleton.PART_COLOURS`, over `image` (3, S, S) uint8 in pale grey."""
+    colours = PART_COLOURS[parts]
+    if image is not None:
+        grey = np.repeat(128 + image.mean(axis=0)[..., None] / 2, 3, axis=2).astype(np.uint8)
+        colours = np.where(parts[..., None] > 0, colours, grey)
+    show_image(ax, colours)
 
 
 def draw_pose(ax: Axes, joints: np.ndarray, skeleton: Skeleton, state: np.ndarray | None = None, *,

@@ -176,6 +176,18 @@ COCO17 = Skeleton(
     (_limb("torso", "left_shoulder+right_shoulder", "left_hip+right_hip"), *_ARM_LIMBS, *_LEG_LIMBS))
 """COCO key points. They have no neck and no head top; the nose serves as the root of the tree."""
 
+BODY_PARTS = ("head", "torso", "left_upper_arm", "left_lower_arm", "left_hand", "right_upper_arm", "right_lower_arm",
+              "right_hand", "left_upper_leg", "left_lower_leg", "left_foot", "right_upper_leg", "right_lower_leg",
+              "right_foot")
+"""The 14 parts of a label image: the value i + 1 is part i, and 0 is everything that is not the person."""
+PART_MIRROR = np.array([0] + [1 + BODY_PARTS.index(_partner(part)) for part in BODY_PARTS], np.uint8)
+"""(15,) uint8: `PART_MIRROR[labels]` swaps left and right. Its own inverse."""
+PART_COLOURS = np.array([
+    (0, 0, 0), (255, 220, 120), (150, 150, 150), (31, 119, 180), (70, 160, 220), (140, 200, 245), (214, 39, 40),
+    (235, 100, 90), (250, 160, 150), (44, 110, 60), (70, 160, 90), (130, 210, 140), (150, 80, 20), (205, 120, 40),
+    (245, 170, 90)], np.uint8)
+"""(15, 3) red, green, blue of the labels: the left side in blues and greens, the right in reds and browns."""
+
 SKELETONS = {skeleton.name: skeleton for skeleton in (LSP14, UPPER8, H36M17, COCO17)}
 
 # How a joint that a skeleton lacks is made from joints it has: the first recipe whose joints all exist is taken.

@@ -9,6 +9,7 @@ from posebook import geometry
 from posebook.datasets import PoseDataset
 from posebook.networks import Config, Head
 from posebook.skeleton import H36M17, LSP14, VISIBLE, Skeleton
+from posebook.synthesis.lens import encode_parts
 from posebook.targets import Coordinates
 
 # A person who faces the camera: her right is on the left of the picture. About two units tall, hips at the origin.
@@ -87,7 +88,9 @@ def write_mat(folder, joints: np.ndarray, flags: np.ndarray) -> None:
 
 
 def people_shard(path, count: int = 6, side: int = 96, seed: int = 0) -> np.ndarray:
-    """One Parquet file like data/people/*.parquet with painted people; returns its joints (N, 17, 2)."""
+    """One Parquet file like data/people/*.parquet with painted people; returns its joints (N, 17, 2).
+
+    Its part labels say head above the hips and left foot below, all over the picture."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     rng = np.random.default_rng(seed)
@@ -100,7 +103,10 @@ def people_shard(path, count: int = 6, side: int = 96, seed: int = 0) -> np.ndar
         flat = values.reshape(len(values), -1)
         return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), kind), flat.shape[1])
 
+    labels = np.where(np.arange(side)[None, :, None] < joints[:, :1, 1, None], 1, 11).astype(np.uint8)
     columns = {
+        "parts": pa.array([encode_parts(np.broadcast_to(row, (side, side))) for row in labels], pa.binary()),
+        "effects": pa.array([""] * count),
         "image": pa.array([jpeg(painted(j, side, side, 2)) for j in joints], pa.binary()),
         "joints2d": fixed(joints, pa.float32()), "joints3d": fixed(depth, pa.float32()),
         "state": fixed(np.tile(np.array([2, 1] * 8 + [2], np.uint8), (count, 1)), pa.uint8()),

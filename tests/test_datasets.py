@@ -11,12 +11,13 @@ from PIL import Image
 from samples import centroid, jpeg, lspet_folder, painted, people, people_shard, write_mat
 
 from posebook import geometry
-from posebook.datasets import PoseDataset, load, load_lspet, load_people, lspet
+from posebook.datasets import PoseDataset, join, load, load_lspet, load_people, lspet
 from posebook.datasets.base import read_image
 from posebook.datasets.people import people_folder, read_shard
+from posebook.files import read_sums, sha256, write_sums
 from posebook.skeleton import ABSENT, COCO17, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
 
-EMBEDDED = [people_folder() / f"{split}.parquet" for split in ("train", "validation", "test")]
+EMBEDDED = [path for split in ("train", "validation", "test") for path in people_folder().glob(f"{split}-*.parquet")]
 
 
 # ------------------------------------------------------------------------------------------------- PoseDataset
@@ -304,7 +305,7 @@ def test_a_full_disk_leaves_no_half_cache(small_splits, tmp_path, monkeypatch):
 
 
 def test_people_are_cropped_with_everything_known_about_them(tmp_path):
-    true = people_shard(tmp_path / "train.parquet")
+    true = people_shard(tmp_path / "train-00000.parquet")
     data = load_people("train", tmp_path)
     assert data.images.shape == (6, 3, 80, 80) and data.skeleton is H36M17
     np.testing.assert_allclose(data.source_joints, true, atol=1e-3)
@@ -312,23 +313,25 @@ def test_people_are_cropped_with_everything_known_about_them(tmp_path):
     np.testing.assert_allclose(geometry.project(data.joints3d, data.camera), data.source_joints, atol=1e-2)
     assert data.state[0].tolist() == [2, 1] * 8 + [2] and data.groups["subject"].tolist() == ["s0"] * 2 + ["s1"] * 2 \
         + ["s2"] * 2
-    assert data.ids.tolist() == [f"train-{n:05d}" for n in range(6)]
+    assert data.ids.tolist() == [f"train-00000-{n:04d}" for n in range(6)]
     lsp = load_people("train", tmp_path, skeleton=LSP14)
     np.testing.assert_array_equal(lsp.joints[:, LSP14.index("left_wrist")],
                                   data.joints[:, H36M17.index("left_wrist")])
 
 
 def test_a_limit_spreads_over_the_split(tmp_path):
-    people_shard(tmp_path / "train.parquet")
-    assert load_people("train", tmp_path, limit=3).ids.tolist() == ["train-00000", "train-00002", "train-00005"]
+    people_shard(tmp_path / "train-00000.parquet")
+    assert load_people("train", tmp_path, limit=3).ids.tolist() == [f"train-00000-{n:04d}" for n in (0, 2, 5)]
     assert len(load_people("train", tmp_path, limit=99)) == 6
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        load_people("train", tmp_path, limit=0)
 
 
 def test_a_shard_that_does_not_match_its_checksum_is_refused(tmp_path):
-    path = tmp_path / "train.parquet"
+    path = tmp_path / "train-00000.parquet"
     people_shard(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (tmp_path / "SHA256SUMS").write_text(f"{digest}  train.parquet\n{'0' * 64}  test.parquet\n")
+    (tmp_path / "SHA256SUMS").write_text(f"{digest}  train-00000.parquet\n{'0' * 64}  test-00000.parquet\n")
     assert len(load_people("train", tmp_path)) == 6
     people_shard(path, seed=1)
     with pytest.raises(OSError, match="does not have the SHA-256 that SHA256SUMS gives; restore it"):
@@ -338,22 +341,116 @@ def test_a_shard_that_does_not_match_its_checksum_is_refused(tmp_path):
 def test_damaged_foreign_and_missing_shards_are_refused(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    path = tmp_path / "train.parquet"
-    with pytest.raises(FileNotFoundError, match="comes with the book's repository"):
+    path = tmp_path / "train-00000.parquet"
+    with pytest.raises(FileNotFoundError, match="come with the book's repository"):
         load_people("train", tmp_path)
     people_shard(path)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(OSError, match="cannot be read as Parquet"):
         load_people("train", tmp_path)
     pq.write_table(pa.table({"image": pa.array([b"x"]), "frame": [1]}), path)
-    with pytest.raises(ValueError, match="lacks the columns action, background, box, camera, clip, joints2d"):
+    with pytest.raises(ValueError, match="lacks the columns action, background, box, camera, clip, effects, joints2d"):
         load_people("train", tmp_path)
 
 
-@pytest.mark.skipif(not all(path.is_file() for path in EMBEDDED), reason="data/people is not complete in this checkout")
+def test_a_damaged_shard_is_named_and_the_others_can_still_be_read(tmp_path):
+    for i in range(3):
+        people_shard(tmp_path / f"train-{i:05d}.parquet", seed=i)
+    write_sums(tmp_path, {path.name: sha256(path) for path in tmp_path.glob("*.parquet")})
+    people_shard(tmp_path / "train-00001.parquet", seed=9)
+    (tmp_path / "train-00002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(OSError, match=r"train-00001.parquet does not have the SHA-256.* damaged='skip'"):
+        load_people("train", tmp_path)
+    data = load_people("train", tmp_path, damaged="skip")
+    assert len(data) == 6 and data.skipped == {"damaged file": 2} and data.ids[0] == "train-00000-0000"
+    (tmp_path / "train-00000.parquet").unlink()
+    with pytest.raises(OSError, match="all files of train are damaged"):
+        load_people("train", tmp_path, damaged="skip")
+    with pytest.raises(ValueError, match="damaged 'refuse' or 'skip'"):
+        load_people("train", tmp_path, damaged="ignore")
+
+
+def test_a_damaged_list_of_checksums_is_named(tmp_path):
+    people_shard(tmp_path / "train-00000.parquet")
+    (tmp_path / "SHA256SUMS").write_text("nonsense\n")
+    with pytest.raises(OSError, match="SHA256SUMS is damaged"):
+        load_people("train", tmp_path)
+
+
+def test_the_upper_body_fills_the_crop_and_has_no_legs(tmp_path):
+    people_shard(tmp_path / "train-00000.parquet")
+    full, upper = (load_people("train", tmp_path, region=region, parts=True) for region in ("full", "upper"))
+    legs = [H36M17.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("knee", "ankle")]
+    assert (upper.state[:, legs] == ABSENT).all() and (upper.joints[:, legs] == 0).all()
+    rest = np.setdiff1d(np.arange(17), legs)
+    np.testing.assert_allclose(upper.source_joints[:, rest], full.source_joints[:, rest], atol=1e-3)
+    extent = np.ptp(upper.joints[:, rest], axis=1).max(1)
+    assert (extent > 1.5 * np.ptp(full.joints[:, rest], axis=1).max(1)).all()
+    assert upper.parts.shape == (6, 80, 80) and full.parts.shape == (6, 80, 80)
+    for data in (full, upper):  # labels move with the picture: head above the pelvis, left foot below
+        row = np.round(data.joints[:, 0, 1]).astype(int)
+        for labels, middle in zip(data.parts, row, strict=True):
+            assert set(labels[:middle - 1].ravel()) <= {0, 1} and set(labels[middle + 2:].ravel()) <= {0, 11}
+    with pytest.raises(ValueError, match="region must be one of full, upper"):
+        load_people("train", tmp_path, region="lower")
+
+
+def test_joints_outside_the_picture_are_absent(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    path = tmp_path / "train-00000.parquet"
+    true = people_shard(path)
+    true[0, 3], true[1, :13] = (-20, 50), -0.6
+    table = pq.read_table(path)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(true.ravel(), pa.float32()), 34)
+    pq.write_table(table.set_column(table.column_names.index("joints2d"), "joints2d", column), path)
+    data = load_people("train", tmp_path)
+    assert (data.state[0] == ABSENT).tolist() == [j == 3 for j in range(17)] and (data.joints[0, 3] == 0).all()
+    assert (data.joints3d[0, 3] != 0).any() and data.complete().tolist() == [False, False] + [True] * 4
+    assert (data.joints[0][data.state[0] != ABSENT] > 10).all()  # the crop is made around the others
+    upper = load_people("train", tmp_path, region="upper")
+    assert len(upper) == 5 and upper.skipped == {"fewer than 6 joints": 1}
+
+
+def test_a_mirror_swaps_sides_and_twice_is_the_same(tmp_path):
+    people_shard(tmp_path / "train-00000.parquet")
+    data = load_people("train", tmp_path, parts=True)
+    mirrored = data.mirrored()
+    np.testing.assert_array_equal(mirrored.images, data.images[..., ::-1])
+    left, right = H36M17.index("left_wrist"), H36M17.index("right_wrist")
+    np.testing.assert_allclose(mirrored.joints[:, left, 0], 79 - data.joints[:, right, 0], atol=1e-4)
+    assert set(np.unique(data.parts)) == {0, 1, 11} and set(np.unique(mirrored.parts)) == {0, 1, 14}
+    np.testing.assert_allclose(geometry.project(mirrored.joints3d, mirrored.camera), mirrored.source_joints, atol=1e-2)
+    again = mirrored.mirrored()
+    for name in ("images", "state", "parts", "joints3d", "camera", "ids"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
+    for name in ("joints", "to_source"):
+        np.testing.assert_allclose(getattr(again, name), getattr(data, name), atol=1e-4)
+
+
+def test_joined_sets_hold_the_samples_of_both():
+    a, b = people(3), replace(people(2, seed=1), name="other", skipped={"dark": 2})
+    both = join([a, b])
+    assert both.name == "painted+other" and len(both) == 5 and both.skipped == {"dark": 2}
+    np.testing.assert_array_equal(both.images[3:], b.images)
+    np.testing.assert_allclose(both.source_joints[3:], b.source_joints)
+    with pytest.raises(ValueError, match="cannot be joined"):
+        join([a, people(2, skeleton=H36M17)])
+
+
+def test_people_and_lspet_are_loaded_together(small_splits, monkeypatch):
+    people_shard(small_splits / "people" / "train-00000.parquet")
+    monkeypatch.setattr("posebook.datasets.people.people_folder", lambda: small_splits / "people")
+    monkeypatch.setenv("POSEBOOK_CACHE", str(small_splits / "crops"))
+    lspet_folder(small_splits)
+    data = load("people+lspet", "train", small_splits, limit=4)
+    assert data.skeleton is LSP14 and len(data) == 8 and data.name == "people+lspet"
+
+
 def test_the_embedded_people_are_whole_consistent_and_kept_apart():
-    assert (people_folder() / "SHA256SUMS").is_file()
+    assert set(read_sums(people_folder())) == {path.name for path in EMBEDDED}
     shards = {path.stem: read_shard(path) for path in EMBEDDED}
+    assert len(shards) >= 10
     for name, shard in shards.items():
         joints = shard["joints2d"].reshape(-1, 17, 2)
         seen = geometry.project(shard["joints3d"].reshape(-1, 17, 3), shard["camera"].reshape(-1, 3, 3))
@@ -361,7 +458,8 @@ def test_the_embedded_people_are_whole_consistent_and_kept_apart():
         assert np.isin(shard["state"], (OCCLUDED, VISIBLE)).all(), name
         assert set(shard["image"][0][:2]) == {0xFF, 0xD8}, name
     for column in ("subject", "clip", "background"):
-        train, validation, test = (set(shards[k][column]) for k in ("train", "validation", "test"))
+        train, validation, test = (set().union(*(shard[column] for name, shard in shards.items() if name.startswith(k)))
+                                   for k in ("train", "validation", "test"))
         assert not (train & validation or train & test or validation & test), f"two splits share a {column}"
     data = load_people("validation", limit=20).as_skeleton(LSP14)
     assert len(data) == 20 and data.upright().mean() > 0.5

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from posebook.datasets import lspet
-from posebook.datasets.download import fetch, fetch_all, sha256
+from posebook.datasets.download import fetch, fetch_all
+from posebook.files import sha256
 
 CONTENT = bytes(range(256)) * 2000                          # 512 kB: several blocks
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

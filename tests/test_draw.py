@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 from samples import people, pose
 
 from posebook import draw
-from posebook.skeleton import ABSENT, LSP14, OCCLUDED, VISIBLE
+from posebook.skeleton import ABSENT, LSP14, OCCLUDED, PART_COLOURS, VISIBLE
 
 
 @pytest.fixture
@@ -103,3 +103,14 @@ def test_contact_sheet_shows_each_picture_with_its_pose():
 def test_legend_explains_the_sides(ax):
     draw.legend(ax)
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["person's left", "person's right", "middle"]
+
+
+def test_parts_have_their_colours_over_a_pale_picture():
+    parts = np.zeros((8, 8), np.uint8)
+    parts[2:4, 2:4] = 3
+    for image, around in ((None, (0, 0, 0)), (np.full((3, 8, 8), 100, np.uint8), (178, 178, 178))):
+        figure, ax = plt.subplots()
+        draw.show_parts(ax, parts, image)
+        shown = np.asarray(ax.images[0].get_array())
+        assert tuple(shown[2, 2]) == tuple(PART_COLOURS[3]) and tuple(shown[0, 0]) == around
+        plt.close(figure)

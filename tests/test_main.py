@@ -20,7 +20,7 @@ def desk(tmp_path, monkeypatch):
     """An empty current folder with a folder of people."""
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", 10), ("validation", 5)):
-        people_shard(tmp_path / "people" / f"{split}.parquet", count, seed=count)
+        people_shard(tmp_path / "people" / f"{split}-00000.parquet", count, seed=count)
     return tmp_path
 
 
@@ -132,13 +132,13 @@ def test_training_on_lspet_says_what_was_skipped(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("arguments, sentence", [
     (("train", "--dataset", "lspet"), "name its folder (--data DIR)"),
-    (("train", "--data", "nowhere"), "there is no nowhere/train.parquet"),
+    (("train", "--data", "nowhere"), "there is no train-*.parquet in nowhere"),
     (("train", "--data", "people", "--epochs", "0"), "must be positive"),
     (("train", "--data", "people", "--limit", "0"), "limit must be at least 1"),
     (("train", "--data", "people", "--device", "no-such-device"), "no-such-device"),
     (("--threads", "0", "train", "--data", "people"), "positive"),
     (("evaluate", "--weights", "none.safetensors"), "there are no weights none.safetensors; train first"),
-    (("evaluate", "--weights", "people/train.parquet"), "does not hold a network of this book, or is damaged")])
+    (("evaluate", "--weights", "people/train-00000.parquet"), "does not hold a network of this book, or is damaged")])
 def test_mistakes_get_one_sentence(desk, capsys, arguments, sentence):
     code, _, err = run(capsys, *arguments)
     assert code == 2 and sentence in err and "Traceback" not in err
@@ -201,11 +201,13 @@ def test_the_other_commands_pass_on_what_they_are_told(tmp_path, monkeypatch, ca
     from posebook import synthesis
     calls = []
     monkeypatch.setattr(command, "download_lspet", calls.append)
-    monkeypatch.setattr(synthesis, "synthesize", lambda *a, **o: calls.append((*a, o)))
+    monkeypatch.setattr(synthesis, "synthesize", lambda *a, progress: calls.append(a))
     assert command.main(["download", "lspet", "--data", str(tmp_path)]) == 0
-    assert command.main(["synthesize", "--assets", "a", "--out", "o", "--count", "7", "--held-out", "2"]) == 0
+    assert command.main(["synthesize", "--assets", "a", "--out", "o", "--count", "7", "--held-out", "2",
+                         "--without", "things", "lens"]) == 0
     assert calls[0] == tmp_path and calls[1][2] == {"train": 7, "validation": 2, "test": 2}
-    assert calls[1][4] == {"workers": 1}
+    recipe = calls[1][4]
+    assert recipe == synthesis.Recipe(things=0, lens=False) and calls[1][3] == 0 and calls[1][5] == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["train", "--epochs", "many"], ["download", "coco"]])

@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 
 from posebook.skeleton import (
     ABSENT,
+    BODY_PARTS,
     COCO17,
     H36M17,
     LSP14,
     OCCLUDED,
+    PART_COLOURS,
+    PART_MIRROR,
     SKELETONS,
     UPPER8,
     VISIBLE,
@@ -212,3 +215,11 @@ def test_shapes_that_do_not_fit(joints, state):
 def test_a_wrong_declaration_is_refused(joints, parent, limbs, message):
     with pytest.raises(ValueError, match=message):
         Skeleton("wrong", joints, parent, limbs)
+
+
+def test_part_labels_have_mirror_partners_and_colours_of_their_own():
+    assert len(BODY_PARTS) == 14 and len(PART_COLOURS) == 15 and len(np.unique(PART_COLOURS, axis=0)) == 15
+    assert (PART_MIRROR[PART_MIRROR] == np.arange(15)).all() and PART_MIRROR[0] == 0
+    swapped = [BODY_PARTS[PART_MIRROR[1 + i] - 1] for i in range(14)]
+    assert swapped[2] == "right_upper_arm" and swapped[:2] == ["head", "torso"]
+    assert all(("left" in a) == ("right" in b) for a, b in zip(BODY_PARTS, swapped, strict=True))

@@ -3,11 +3,14 @@
 Tests that need the ingredients run where POSEBOOK_ASSETS names their folder.
 """
 
-import hashlib
 import io
 import os
+import subprocess
+import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +18,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posebook import geometry
-from posebook.skeleton import H36M17, OCCLUDED, VISIBLE
-from posebook.synthesis import assets, body, generate, motion, render, scene, synthesize, wardrobe
+from posebook.files import read_sums, sha256
+from posebook.skeleton import BODY_PARTS, H36M17, OCCLUDED, VISIBLE
+from posebook.synthesis import (
+    Recipe,
+    assets,
+    body,
+    lens,
+    motion,
+    pools,
+    record,
+    render,
+    render_anew,
+    render_record,
+    scene,
+    shards,
+    synthesize,
+    things,
+    wardrobe,
+)
 
+pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
-LEAST = {"train": 2000, "validation": 300, "test": 300}
+LEAST = {"train": 8000, "validation": 1000, "test": 1000}
 ASSETS = os.environ.get("POSEBOOK_ASSETS")
 needs_assets = pytest.mark.skipif(not ASSETS, reason="POSEBOOK_ASSETS does not name the folder of ingredients")
 
@@ -29,11 +50,12 @@ needs_assets = pytest.mark.skipif(not ASSETS, reason="POSEBOOK_ASSETS does not n
 
 @pytest.fixture(scope="module")
 def tables():
-    return {split: pq.read_table(PEOPLE / f"{split}.parquet") for split in LEAST}
+    return {split: pa.concat_tables(pq.read_table(path) for path in sorted(PEOPLE.glob(f"{split}-*.parquet")))
+            for split in LEAST}
 
 
 def column(table, name, *shape):
-    return np.array(table[name].to_pylist(), np.float64).reshape(len(table), *shape)
+    return table[name].combine_chunks().flatten().to_numpy().astype(np.float64).reshape(len(table), *shape)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +67,15 @@ def poses(tables):
     return together("joints3d", 17, 3), together("joints2d", 17, 2), together("camera", 3, 3), subjects
 
 
+def strings(tables, name):
+    return np.concatenate([t[name].to_numpy(zero_copy_only=False) for t in tables.values()])
+
+
+def with_effect(tables, name):
+    """(N,) bool: which pictures have a difficulty."""
+    return np.array([name in effects.split() for effects in strings(tables, "effects")])
+
+
 def joint(points, name):
     return points[:, H36M17.index(name)]
 
@@ -52,16 +83,14 @@ def joint(points, name):
 def test_counts_size_and_schema(tables):
     for split, least in LEAST.items():
         assert len(tables[split]) >= least
-        assert tables[split].schema.remove_metadata().equals(generate.schema())
-    assert sum(path.stat().st_size for path in PEOPLE.iterdir()) <= 8_000_000
+        assert tables[split].schema.remove_metadata().equals(record.schema())
+    assert sum(path.stat().st_size for path in PEOPLE.iterdir()) <= 32_000_000
 
 
 def test_checksums_match():
-    lines = (PEOPLE / "SHA256SUMS").read_text().splitlines()
-    assert {line.split("  ")[1] for line in lines} == {f"{split}.parquet" for split in LEAST}
-    for line in lines:
-        digest, name = line.split("  ")
-        assert hashlib.sha256((PEOPLE / name).read_bytes()).hexdigest() == digest
+    sums = read_sums(PEOPLE)
+    assert set(sums) == {path.name for path in PEOPLE.glob("*.parquet")}
+    assert all(sha256(PEOPLE / name) == digest for name, digest in sums.items())
 
 
 def test_images_are_rgb_squares_that_differ(tables):
@@ -83,19 +112,83 @@ def test_camera_projects_joints_onto_their_pixels(poses):
 
 
 def test_joints_and_box_lie_in_the_image(tables, poses):
-    pixels = poses[1]
-    assert pixels.min() >= -0.5 and pixels.max() <= 127.5
+    pixels, cut = poses[1], with_effect(tables, "cut")
+    there = record.inside(pixels, 128)
+    assert there[~cut].all()
+    assert (there[cut].sum(1) >= 8).all() and (there[cut].sum(1) <= 15).all()
     boxes = np.concatenate([column(t, "box", 4) for t in tables.values()])
     assert boxes.min() >= 0 and boxes.max() <= 128
-    assert (boxes[:, 2:] - boxes[:, :2]).max(1).min() > 80  # the person fills the crop
-    inside = (pixels > boxes[:, None, :2] - 3) & (pixels < boxes[:, None, 2:] + 2)
-    assert inside.mean() > 0.999
+    assert (boxes[~cut, 2:] - boxes[~cut, :2]).max(1).min() > 60  # the person fills the crop
+    held = (pixels > boxes[:, None, :2] - 3) & (pixels < boxes[:, None, 2:] + 2)
+    assert held[there].mean() > 0.999
 
 
-def test_splits_share_no_subject_clip_or_background(tables):
-    generate.assert_no_leak(tables)
-    with pytest.raises(ValueError, match="share the subject"):
-        generate.assert_no_leak({"train": tables["train"], "test": tables["train"]})
+def test_every_difficulty_has_its_share(tables):
+    for name in ("tumbling", "things", "others", "cut", "blur"):
+        found, share = with_effect(tables, name), getattr(Recipe(), name)
+        assert 0.6 * share < found.mean() <= 1.15 * share, name
+    assert (with_effect(tables, "tumbling") == (strings(tables, "action") == "tumbling")).all()
+
+
+@pytest.fixture(scope="module")
+def labels(tables):
+    """Part labels (M, 128, 128) of every 10th picture, and the pictures' numbers (M,)."""
+    from PIL import Image
+    data = [row for t in tables.values() for row in t["parts"].to_pylist()]
+    pick = np.arange(0, len(data), 10)
+    return np.stack([np.asarray(Image.open(io.BytesIO(data[i]))) for i in pick]), pick
+
+
+ENDS = {"wrist": ("lower_arm", "hand"), "elbow": ("upper_arm", "lower_arm"), "knee": ("upper_leg", "lower_leg"),
+        "ankle": ("lower_leg", "foot"), "head_top": ("head",), "nose": ("head",)}
+
+
+def parts_at(name):
+    side, _, kind = name.partition("_") if name.startswith(("left", "right")) else ("", "", name)
+    return [1 + BODY_PARTS.index(f"{side}_{part}" if side else part) for part in ENDS[kind]]
+
+
+def near(labels, pixels, reach=2):
+    """Labels (K, 25) around points (K, 2) of as many label images."""
+    x, y = np.clip(np.round(pixels).astype(int), reach, 127 - reach).T
+    rows = np.arange(len(x))
+    return np.stack([labels[rows, y + dy, x + dx] for dy in range(-reach, reach + 1)
+                     for dx in range(-reach, reach + 1)], 1)
+
+
+def test_a_visible_joint_lies_on_its_own_parts(tables, poses, labels):
+    """And so left and right of joints and part labels agree."""
+    images, pick = labels
+    pixels, state = poses[1][pick], np.concatenate([column(t, "state", 17) for t in tables.values()])[pick]
+    assert images.max() == len(BODY_PARTS)
+    for name in (j for j in H36M17.joints if j.split("_", 1)[-1] in ENDS or j in ENDS):
+        j = H36M17.index(name)
+        seen = (state[:, j] == VISIBLE) & record.inside(pixels[:, j], 128)
+        found = near(images[seen], pixels[seen, j])
+        own = np.isin(found, parts_at(name)).any(1)
+        assert seen.sum() > 150 and own.mean() > 0.985, f"{name}: {own.mean():.3f} of {seen.sum()}"
+        if "_" in name and name != "head_top":  # the other side's parts are where the limbs cross, and nowhere else
+            other = "right" + name[4:] if name.startswith("left") else "left" + name[5:]
+            assert np.isin(found, parts_at(other)).any(1).mean() < 0.35, name
+
+
+def test_what_hides_a_joint_is_not_its_part(tables, poses, labels):
+    """At an occluded wrist the picture shows another part, a thing or a bystander, seldom the hand."""
+    images, pick = labels
+    pixels, state = poses[1][pick], np.concatenate([column(t, "state", 17) for t in tables.values()])[pick]
+    for name in ("left_wrist", "right_wrist", "left_ankle", "right_ankle"):
+        j = H36M17.index(name)
+        hidden = (state[:, j] == OCCLUDED) & record.inside(pixels[:, j], 128)
+        on = near(images[hidden], pixels[hidden, j], 0)[:, 0]
+        assert hidden.sum() > 50 and np.isin(on, parts_at(name)).mean() < 0.3, name
+
+
+def test_splits_share_no_subject_clip_or_background():
+    splits = {split: shards.distinct(sorted(PEOPLE.glob(f"{split}-*.parquet"))) for split in LEAST}
+    assert [len(found["subject"]) for found in splits.values()] == [1000, 125, 125]
+    shards.assert_no_leak(splits)
+    with pytest.raises(ValueError, match="train and test share the subject train-0-00000; keep the splits apart"):
+        shards.assert_no_leak({"train": splits["train"], "test": splits["train"]})
 
 
 def test_many_actions_subjects_and_directions(tables, poses):
@@ -103,8 +196,8 @@ def test_many_actions_subjects_and_directions(tables, poses):
     assert len(actions["train"]) >= 8
     assert actions["validation"] <= actions["train"] and actions["test"] <= actions["train"]
     assert len(actions["validation"] & actions["test"]) >= 6
-    assert len(set(poses[3])) > 300
-    facing = _forward(poses[0])
+    assert len(set(poses[3])) >= 1250
+    facing = _forward(poses[0])[strings(tables, "action") != "tumbling"]
     bins = np.histogram(np.arctan2(facing[:, 0], facing[:, 2]), bins=8, range=(-np.pi, np.pi))[0]
     assert bins.min() > len(facing) / 20
 
@@ -138,7 +231,7 @@ def test_who_faces_the_camera_has_the_left_shoulder_on_the_picture_s_right(poses
     joints, pixels = poses[:2]
     toward = -_forward(joints)[:, 2]
     gap = joint(pixels, "left_shoulder")[:, 0] - joint(pixels, "right_shoulder")[:, 0]
-    upright = joint(pixels, "neck")[:, 1] < joint(pixels, "pelvis")[:, 1] - 10
+    upright = joint(pixels, "neck")[:, 1] < joint(pixels, "pelvis")[:, 1] - 15
     assert (upright & (toward > 0.8)).sum() > 200
     assert (gap[upright & (toward > 0.8)] > 0).mean() > 0.97
     assert (gap[upright & (toward < -0.8)] < 0).mean() > 0.97
@@ -169,7 +262,10 @@ def test_states_are_plausible(tables, poses):
     assert set(np.unique(states)) == {OCCLUDED, VISIBLE}
     seen = states == VISIBLE
     assert 0.6 < seen.mean() < 0.95
-    facing = -_forward(poses[0])[:, 2]
+    for name in ("things", "others"):
+        assert seen[with_effect(tables, name)].mean() < seen.mean()
+    free = ~(with_effect(tables, "things") | with_effect(tables, "others") | with_effect(tables, "tumbling"))
+    facing, seen = -_forward(poses[0])[free, 2], seen[free]
     nose = seen[:, H36M17.index("nose")]
     assert nose[facing > 0.9].mean() > 0.8 and nose[facing < -0.9].mean() < 0.1
 
@@ -357,9 +453,9 @@ def test_macro_targets_share_out_one_body(male, old, muscle, weight):
 
 def _facing_triangle(bone):
     big = np.array([[-900.0, -900, 1000], [900, -900, 1000], [0, 1800, 1000]])
-    empty = np.zeros(0, int)
-    return wardrobe.Person(big, np.ones((3, 1)), np.array([[0, 1, 2]]), np.zeros((1, 3, 2)), np.zeros(1, int),
-                           np.array([bone]), (), empty, empty, empty, empty, empty, empty, empty, empty)
+    no = np.zeros(1, bool)
+    return render.Stage(big, np.array([[0, 1, 2]]), np.zeros((1, 3, 2)), np.zeros(1, int),
+                        (np.ones((2, 2, 4), np.float32),), no, no, np.ones(1, np.uint8), np.array([bone]))
 
 
 def test_a_joint_is_seen_through_its_own_part_only():
@@ -367,11 +463,160 @@ def test_a_joint_is_seen_through_its_own_part_only():
     camera = scene.Camera(np.eye(3), np.eye(3), np.zeros(3))
     bones = ("Head", "LeftHand")
     joints = np.array([[0, 0, 1050.0], [0, 0, 1200.0], [0, 0, 900.0]])  # just behind, far behind, in front
-    for bone, wanted in ((0, [VISIBLE, OCCLUDED, VISIBLE]), (1, [OCCLUDED, OCCLUDED, VISIBLE])):
-        person = _facing_triangle(bone)
-        surface = render.Surface(person.rest, person.faces)
-        states = render.joint_states(person, ("nose",) * 3, bones, joints, surface, camera)
+    for bone, wanted in ((0, [VISIBLE, OCCLUDED, VISIBLE]), (1, [OCCLUDED, OCCLUDED, VISIBLE]),
+                         (-1, [OCCLUDED, OCCLUDED, VISIBLE])):  # -1: a thing or a bystander
+        states = render.joint_states(_facing_triangle(bone), ("nose",) * 3, bones, joints, camera)
         assert states.tolist() == wanted
+
+
+def _weather():
+    return render.Weather(scene.Panorama("grey", np.full((32, 64, 3), 0.5)), 0.0, 1.0)
+
+
+def _eye(size):
+    """A camera at eye height that looks along +z and sees 45 degrees to each side."""
+    turn = np.diag([-1.0, -1, 1])  # x right and y down, in a world of y up
+    return scene.Camera(np.array([[size / 2, 0, size / 2 - 0.5], [0, size / 2, size / 2 - 0.5], [0, 0, 1]]), turn,
+                        np.array([0, 1500.0, 0]))
+
+
+def _board(left, right, depth, part):
+    """An upright rectangle before the camera of `_eye`, 1.2 to 1.8 m above the ground; one part of the subject."""
+    corners = np.array([[-left, 1200.0, depth], [-right, 1200, depth], [-right, 1800, depth], [-left, 1800, depth]])
+    stage = render.stage_thing(corners, np.array([[0, 1, 2], [0, 2, 3]]), np.zeros((2, 3, 2)),
+                               np.full((2, 2, 3), 0.9, np.float32))
+    return replace(stage, part=np.full(2, part, np.uint8), bone=np.zeros(2, int))
+
+
+def test_labels_and_picture_show_what_is_in_front():
+    pytest.importorskip("embreex")
+    behind, front = _board(-500, 500, 2000, 3), _board(0, 500, 1000, 0)
+    light, parts = render.render([render.join([behind, front])], _eye(64), _weather(), 64, np.random.default_rng(0))
+    assert light.shape == (64, 64, 3) and light.min() >= 0 and light.max() <= 1
+    middle = parts[32]
+    # at 2 m, 500 mm are 8 pixels: columns 24 to 31 show part 3; from column 32 on the thing in front hides it
+    assert (middle[25:32] == 3).all() and (middle[33:] == 0).all() and (middle[:23] == 0).all()
+    free = render.render([behind], _eye(64), _weather(), 64, np.random.default_rng(0))[1]
+    assert (free[32, 25:39] == 3).all()
+
+
+def test_motion_blur_smears_the_picture_but_not_the_labels():
+    pytest.importorskip("embreex")
+    now = _board(-200, 200, 1000, 5)
+    path = [replace(now, vertices=now.vertices - (x, 0, 0)) for x in np.linspace(0, 300, 6)]
+    size = 64
+    sharp, labels = render.render([now], _eye(size), _weather(), size, np.random.default_rng(0))
+    smeared, same = render.render([now, *path], _eye(size), _weather(), size, np.random.default_rng(0))
+    np.testing.assert_array_equal(labels, same)
+    row = abs(sharp - smeared)[32].sum(-1)
+    assert row[24:30].max() > 0.05 and row[:20].max() < 0.02 and row[52:].max() < 0.02
+    assert np.flatnonzero(row > 0.05).max() >= 44  # where the board has moved to
+
+
+def test_a_thing_stands_between_camera_and_target():
+    pytest.importorskip("trimesh")
+    panorama = scene.Panorama("grey", np.random.default_rng(0).uniform(0, 1, (256, 512, 3)))
+    camera, target = _camera(), np.array([0, 900.0, 0])
+    kinds = set()
+    for seed in range(40):
+        stage = things.random_thing(np.random.default_rng(seed), camera, target, 1800.0, panorama)
+        kinds.add(len(stage.faces))
+        assert np.isfinite(stage.vertices).all() and (stage.bone == -1).all() and (stage.part == 0).all()
+        assert stage.uv.min() >= 0 and stage.uv.max() <= 1
+        assert camera.to_camera(stage.vertices)[:, 2].min() > 0
+    assert len(kinds) >= 3
+
+
+def test_a_thing_hides_joints_that_are_in_the_picture():
+    """Also where the crop lies off the camera's axis."""
+    pytest.importorskip("trimesh")
+    pytest.importorskip("embreex")
+    panorama = scene.Panorama("grey", np.random.default_rng(0).uniform(0, 1, (256, 512, 3)))
+    joints = np.random.default_rng(1).uniform((-300, 0, -300), (300, 1800, 300), (17, 3))
+    camera = _camera()
+    seen = geometry.project(camera.to_camera(joints), camera.intrinsics)
+    closer = camera.crop(np.sort(seen, axis=0)[3], np.ptp(seen[:, 1]) * 0.6, 64)
+    there = record.inside(geometry.project(camera.to_camera(joints), closer.intrinsics), 64)
+    assert 3 < there.sum() < 14 and abs(closer.intrinsics[0, 2] - 31.5) > 10
+    found = 0
+    for seed in range(20):
+        thing = record._thing(np.random.default_rng(seed), closer, joints, 64, panorama)
+        if thing is not None:
+            found += 1
+            assert 1 <= record._hides(thing, closer, joints[there]) <= record.HIDDEN
+    assert found > 10
+
+
+def test_a_joint_is_seen_through_the_holes_of_hair():
+    pytest.importorskip("embreex")
+    stage = _facing_triangle(-1)
+    camera = scene.Camera(np.eye(3), np.eye(3), np.zeros(3))
+    for opacity, wanted in ((1.0, OCCLUDED), (0.0, VISIBLE)):
+        texture = np.full((2, 2, 4), opacity, np.float32)
+        states = render.joint_states(replace(stage, textures=(texture,)), ("nose",), ("Head",),
+                                     np.array([[0, 0, 1200.0]]), camera)
+        assert states.tolist() == [wanted]
+
+
+def test_the_lens_repeats_itself_and_a_perfect_one_does_nothing():
+    light = np.random.default_rng(0).uniform(0, 1, (32, 32, 3))
+    a, b, c = (lens.develop(light, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (a == b).all() and (a != c).any() and a.dtype == np.uint8
+    clean = lens.develop(light, np.random.default_rng(1), imperfect=False)
+    np.testing.assert_array_equal(clean, (wardrobe.to_srgb(light) * 255).round().astype(np.uint8))
+
+
+def test_part_labels_survive_their_png():
+    from PIL import Image
+    parts = np.random.default_rng(0).integers(0, 15, (128, 128)).astype(np.uint8)
+    data = lens.encode_parts(parts)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), parts)
+
+
+def test_a_pose_is_kept_to_a_fraction_of_a_millimetre():
+    rng = np.random.default_rng(0)
+    rotations = motion.Rotation.random(3, random_state=rng).as_matrix()
+    exact = body.bone_transforms(rotations, TINY_HEADS, TINY_PARENTS, np.array([10.0, 20, 30]))
+    pose = body.Pose.from_rotations(rotations, TINY_PARENTS, np.array([10.0, 20, 30]))
+    assert pose.turns.dtype == np.int16
+    points, bones = np.array([[0, 300.0, 0]]), np.array([2])
+    kept = body.move_points(points, bones, pose.transforms(TINY_HEADS, TINY_PARENTS))
+    assert abs(kept - body.move_points(points, bones, exact)).max() < 0.1
+    again = body.Pose.from_rotations(pose.transforms(TINY_HEADS, TINY_PARENTS)[:, :, :3], TINY_PARENTS, pose.root)
+    assert abs(again.turns.astype(int) - pose.turns).max() <= 1
+
+
+LOOK = wardrobe.Look(body.Shape(0.1, 0.25, 0.5, 0.5, 0.51234567, 0.5, (0.2, 0.3, 0.5)), "suit", "boots", None, "fedora",
+                     (0.5, 0.4, 0.3), (0.1, 0.1, 0.1), (0.2, 0.3, 0.4), None, (0.123456789, 0, 1), None)
+
+
+def test_a_look_is_read_as_it_was_written():
+    kept = wardrobe.Look.from_json(LOOK.to_json())
+    assert kept == wardrobe.Look.from_json(kept.to_json()) and kept.hat == "fedora" and kept.top_colour is None
+    assert abs(kept.shape.height - LOOK.shape.height) < 1e-4
+    for wrong in ("{}", "[1]", "no json", '{"shape": {"wings": 2}}'):
+        with pytest.raises(ValueError, match="this is not the look of a person"):
+            wardrobe.Look.from_json(wrong)
+
+
+def test_every_bone_has_a_part_and_mirrored_bones_mirrored_parts():
+    for bone in motion.BONE_OF:
+        part = BODY_PARTS[render.part_of_bone(bone) - 1]
+        swapped = {"L": "R", "R": "L"}.get(bone[0], bone[0]) + bone[1:]
+        for a, b in (("Left", "Right"), ("Right", "Left")):
+            if bone.startswith(a):
+                swapped = b + bone[len(a):]
+        if swapped in motion.BONE_OF:
+            mirrored = BODY_PARTS[render.part_of_bone(swapped) - 1]
+            assert part.replace("left", "x").replace("right", "left").replace("x", "right") == mirrored, bone
+
+
+@pytest.mark.parametrize("wrong", [{"things": 1.5}, {"cut": -0.1}, {"size": 8}, {"size": 64.5}, {"quality": 100}])
+def test_a_recipe_with_wrong_numbers_is_refused(wrong):
+    with pytest.raises(ValueError, match="between 0 and 1|at least 16, and quality"):
+        Recipe(**wrong)
 
 
 def test_without_the_ray_caster_one_sentence_helps(monkeypatch):
@@ -387,15 +632,15 @@ def _fake_clip(name, action):
 def test_pools_are_disjoint_and_scarce_actions_go_to_train():
     clips = [_fake_clip(f"walk{i}", "walking") for i in range(8)] + [_fake_clip("c", "climbing")]
     panoramas = [Path(f"{name}.jpg") for name in ("a", "b", "c", "d", "bl_studio", "pmndrs_studio")]
-    pools = generate.split_pools(clips, panoramas)
-    names = {split: {c.name for c in pool.clips} | {p.stem for p in pool.panoramas} for split, pool in pools.items()}
+    dealt = pools.split_pools(clips, panoramas)
+    names = {split: {c.name for c in pool.clips} | {p.stem for p in pool.panoramas} for split, pool in dealt.items()}
     assert not names["train"] & names["test"] and not names["train"] & names["validation"]
     assert not names["test"] & names["validation"]
-    assert "c" in {c.name for c in pools["train"].clips}
+    assert "c" in {c.name for c in dealt["train"].clips}
     studios = [{"bl_studio", "pmndrs_studio"} & found for found in names.values()]
     assert sorted(map(len, studios)) == [0, 0, 2]
     with pytest.raises(ValueError, match="too few clips or panoramas"):
-        generate.split_pools(clips[:1], panoramas)
+        pools.split_pools(clips[:1], panoramas)
 
 
 def _recording(times):
@@ -409,8 +654,8 @@ def _recording(times):
 def test_copies_of_a_recording_are_recognised():
     whole, finer = _recording(np.arange(0, 6, 1 / 60)), _recording(np.arange(1.003, 4, 1 / 120))
     later = _recording(np.arange(0, 6, 1 / 60) + 2 * np.pi)  # the same way, but out of step
-    assert generate._same_recording(whole, finer) and generate._same_recording(finer, whole)
-    assert not generate._same_recording(whole, later)
+    assert pools._same_recording(whole, finer) and pools._same_recording(finer, whole)
+    assert not pools._same_recording(whole, later)
 
 
 def _tar(path, name, kind=tarfile.REGTYPE):
@@ -437,12 +682,32 @@ def test_archives_that_leave_their_folder_are_refused(tmp_path, name, kind):
     assert not list((tmp_path / "deep").iterdir()) and not (tmp_path / "evil.txt").exists()
 
 
+def test_damaged_ingredients_are_named(tmp_path):
+    _tar(tmp_path / "a.tar.gz", "folder/b.txt")
+    (tmp_path / "half.tar.gz").write_bytes((tmp_path / "a.tar.gz").read_bytes()[:60])
+    (tmp_path / "no.tar.gz").write_bytes(b"nonsense")
+    for name in ("half", "no"):
+        with pytest.raises(ValueError, match=f"{name}.tar.gz is damaged"):
+            assets.extract(tmp_path / f"{name}.tar.gz", tmp_path / "deep" / "out")
+    assert not list((tmp_path / "deep").iterdir())
+    (tmp_path / "sky.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(OSError, match="the panorama .*sky.jpg cannot be read"):
+        scene.read_panorama(tmp_path / "sky.jpg")
+
+
 def test_missing_ingredients_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="makehumancommunity"):
         synthesize(tmp_path, tmp_path / "out", {"train": 1}, seed=0)
     base = tmp_path / "makehuman" / "base_mesh"
     base.mkdir(parents=True)
     (base / "base.obj").write_text("")
+    with pytest.raises(FileNotFoundError, match="lacks rigs/rig.cmu_mb.json"):
+        assets.find_assets(tmp_path)
+    (base.parent / "rigs").mkdir()
+    for name in ("rigs/rig.cmu_mb.json", "rigs/weights.cmu_mb.json"):
+        (base.parent / name).write_text("{}")
+    for name in ("targets/macrodetails", "clothes", "hair"):
+        (base.parent / name).mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="CMU"):
         assets.find_assets(tmp_path)
     (tmp_path / "motion" / "cmu_bvh").mkdir(parents=True)
@@ -452,30 +717,266 @@ def test_missing_ingredients_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"counts": {"training": 5}}, {"counts": {}}, {"counts": {"train": 0}},
-                                   {"counts": {"train": 1}, "workers": 0}, {"counts": {"train": 1}, "quality": 0}])
+                                   {"counts": {"train": 1}, "workers": 0}, {"counts": {"train": 1}, "seed": -1},
+                                   {"counts": {"train": 1}, "seed": 0.5}, {"counts": {"train": 1}, "seed": "7"},
+                                   {"counts": {"train": 10.5}}, {"counts": {"train": 1}, "workers": 1.5}])
 def test_wrong_numbers_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="unknown split|at least"):
-        synthesize(tmp_path, tmp_path, seed=0, **wrong)
+        synthesize(tmp_path, tmp_path, **{"seed": 0, **wrong})
+
+
+def test_motion_of_an_unknown_format_is_named(tmp_path):
+    folder = tmp_path / "cmu_bvh"
+    folder.mkdir()
+    (folder / "dance.c3d").write_bytes(b"\x02P")
+    with pytest.raises(ValueError, match=r"dance.c3d is of no known motion format; known are"):
+        pools.read_clips(assets.Assets(tmp_path, (folder,), tmp_path))
+
+
+# ---------------------------------------------------------------- the files
+
+def _fake_row(studio, split, index, seed, recipe):
+    """A row that could come from `render_record`, in microseconds."""
+    rng = np.random.default_rng([index, seed])
+    text = {name: f"{split}-{name}" for name in ("subject", "clip", "background")}
+    number = {"frame": index, "yaw": 0.5, "exposure": 1.0}
+    width = {"joints2d": 34, "joints3d": 51, "camera": 9, "box": 4, "root": 3, "view": 6}
+    return {**text, **number, **{name: rng.normal(size=count).astype(np.float32) for name, count in width.items()},
+            "image": rng.bytes(9), "parts": b"p", "state": np.ones(17, np.uint8), "action": "walking", "effects": "",
+            "look": "{}", "pose": rng.integers(-9, 9, 93).astype(np.int16)}
+
+
+@pytest.fixture
+def factory(monkeypatch, tmp_path):
+    """`synthesize` without ingredients; `made` lists the pictures that were made."""
+    pytest.importorskip("embreex")
+    made, dealt = [], {"train": pools.Pools((_fake_clip("a", "walking"),), (Path("meadow.jpg"),))}
+
+    def row(studio, split, index, seed, recipe):
+        made.append((split, index))
+        return _fake_row(studio, split, index, seed, recipe)
+    monkeypatch.setattr(shards, "find_assets", lambda folder: None)
+    monkeypatch.setattr(shards, "open_studio", lambda folder: SimpleNamespace(pools=dealt))
+    monkeypatch.setattr(shards, "render_record", row)
+    monkeypatch.setattr(shards, "SHARD", 80)
+
+    def run(**changes):
+        made.clear()
+        return synthesize("assets", tmp_path / "out", **{"counts": {"train": 200, "test": 10}, "seed": 3, **changes})
+    run.dealt = dealt
+    return run, made, tmp_path / "out"
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_set_is_cut_into_shards(factory):
+    run, made, out = factory
+    files = run()
+    assert [path.name for path in files["train"]] == [f"train-0000{i}.parquet" for i in range(3)]
+    assert [pq.read_metadata(path).num_rows for path in files["train"] + files["test"]] == [80, 80, 40, 10]
+    assert sorted(content(out)) == ["SHA256SUMS", "recipe.json", "test-00000.parquet", "train-00000.parquet",
+                                    "train-00001.parquet", "train-00002.parquet"]
+    assert len(made) == 210 and read_sums(out)["train-00001.parquet"] == sha256(files["train"][1])
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(factory, monkeypatch):
+    run, made, out = factory
+    whole = (run(), content(out))[1]
+    for path in out.iterdir():
+        path.unlink()
+    real = shards.render_record
+    monkeypatch.setattr(shards, "render_record", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+                        if a[1:3] == ("train", 100) else real(*a))
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(content(out)) == ["SHA256SUMS", "recipe.json", "train-00000.parquet"]
+    monkeypatch.setattr(shards, "render_record", real)
+    run()
+    assert made[0] == ("train", 80) and len(made) == 130
+    assert content(out) == whole
+    run()
+    assert not made
+
+
+def test_a_finished_file_that_was_damaged_is_made_again_and_a_set_can_grow(factory):
+    run, made, out = factory
+    run()
+    whole = content(out)
+    (out / "train-00001.parquet").write_bytes(b"damaged")
+    run()
+    assert {index for _, index in made} == set(range(80, 160)) and content(out) == whole
+    run(counts={"train": 300, "test": 10})
+    assert {index for split, index in made} == set(range(160, 300))  # the last, short file and what follows it
+    with pytest.raises(ValueError, match="already holds more pictures than asked for"):
+        run(counts={"train": 80})
+
+
+def test_a_folder_with_another_set_is_refused(factory):
+    run, _, out = factory
+    run()
+    before = content(out)
+    with pytest.raises(ValueError, match="made with another seed; choose an empty folder"):
+        run(seed=4)
+    with pytest.raises(ValueError, match="made with another quality, things"):
+        run(recipe=Recipe(things=0, quality=90))
+    run.dealt["train"] = pools.Pools((_fake_clip("b", "walking"),), (Path("meadow.jpg"),))
+    with pytest.raises(ValueError, match="made with another ingredients"):
+        run()
+    assert content(out) == before
+    for damaged in ("{", "[1]"):
+        (out / "recipe.json").write_text(damaged)
+        with pytest.raises(ValueError, match="recipe.json is damaged"):
+            run()
+    (out / "recipe.json").unlink()
+    with pytest.raises(ValueError, match="holds .*.parquet, but no recipe.json"):
+        run()
+    with pytest.raises(ValueError, match="is a file; name a folder"):
+        synthesize("assets", out / "SHA256SUMS", {"train": 1}, seed=0)
+
+
+def test_what_a_killed_run_left_half_written_is_removed(factory):
+    run, _, out = factory
+    out.mkdir()
+    code = f"""
+import os, signal
+from posebook.files import whole_file
+with whole_file({str(out / "train-00000.parquet")!r}) as part:
+    part.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PEOPLE.parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    assert [path.suffix for path in out.iterdir()] == [".part"]
+    run()
+    assert len(content(out)) == 6 and not list(out.glob("*.part"))
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_whole_files(factory, monkeypatch):
+    run, _, out = factory
+    real, calls = pq.write_table, []
+
+    def write(table, path, **options):
+        calls.append(path)
+        if len(calls) == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(table, path, **options)
+    monkeypatch.setattr(pq, "write_table", write)
+    with pytest.raises(OSError, match="the disk that holds .* is full; make room; finished files are kept"):
+        run()
+    assert sorted(content(out)) == ["SHA256SUMS", "recipe.json", "train-00000.parquet"]
+    monkeypatch.setattr(pq, "write_table", real)
+    run()
+    assert len(content(out)) == 6
+
+
+def test_a_killed_worker_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(RuntimeError, match="a worker process was killed.*finished files are kept.*fewer workers"), \
+            shards._executor(2) as executor, shards._plain_words(tmp_path):
+        list(executor.map(os._exit, [9]))
 
 
 # ---------------------------------------------------------------- the generator, with ingredients
 
-@needs_assets
-def test_same_seed_same_bytes(tmp_path):
-    counts = {"train": 2, "validation": 1, "test": 1}
-    files = [synthesize(ASSETS, tmp_path / name, counts, seed=5) for name in ("a", "b")]
-    assert [a.read_bytes() for a in files[0].values()] == [b.read_bytes() for b in files[1].values()]
-    other = synthesize(ASSETS, tmp_path / "c", {"train": 2}, seed=6)
-    assert other["train"].read_bytes() != files[0]["train"].read_bytes()
+@pytest.fixture(scope="module")
+def studio():
+    return pools.open_studio(ASSETS)
 
 
 @needs_assets
-def test_bodies_are_symmetric_and_stand_on_the_ground():
-    studio = generate.open_studio(ASSETS)
+def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
+    counts = {"train": 42, "test": 1}
+    for name, workers in (("a", 1), ("b", 2)):
+        synthesize(ASSETS, tmp_path / name, counts, seed=5, workers=workers)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    synthesize(ASSETS, tmp_path / "c", {"test": 1}, seed=6)
+    assert content(tmp_path / "c")["test-00000.parquet"] != content(tmp_path / "a")["test-00000.parquet"]
+
+
+@needs_assets
+def test_a_difficulty_switched_off_changes_no_other_thing(studio):
+    plain = Recipe(tumbling=0, things=0, others=0, cut=0, blur=0, lens=False)
+    hard = Recipe(tumbling=0, things=1, others=0, cut=0, blur=1)
+    a, b = (render_record(studio, "train", 3, 0, recipe) for recipe in (plain, hard))
+    for name in ("joints2d", "joints3d", "camera", "pose", "root", "view", "yaw", "exposure", "look", "clip", "frame"):
+        np.testing.assert_array_equal(a[name], b[name])
+    assert a["effects"] == "" and set(b["effects"].split()) <= {"things", "blur"} and a["image"] != b["image"]
+
+
+@needs_assets
+def test_a_stored_row_can_be_drawn_again_and_from_elsewhere(studio):
+    from PIL import Image
+    row = render_record(studio, "train", 11, 0, Recipe(tumbling=1, things=0, others=0, cut=0, blur=0, lens=False))
+    again = render_anew(studio, row)
+    np.testing.assert_allclose(again["joints2d"].ravel(), row["joints2d"], atol=0.01)
+    np.testing.assert_allclose(again["joints3d"].ravel(), row["joints3d"], atol=0.02)
+    np.testing.assert_array_equal(again["state"], row["state"])
+    np.testing.assert_array_equal(again["parts"], np.asarray(Image.open(io.BytesIO(row["parts"]))))
+    stored = np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB"), float)
+    assert abs(stored - again["image"]).mean() < 6  # the JPEG, and other random shadow rays
+    camera = record.stored_camera(row)
+    turned = scene.random_camera(np.random.default_rng(2), np.array([0, 900.0, 0]), 1700.0)
+    other = render_anew(studio, row, turned.crop(np.array([0.0, 0]), 1000.0, 96), "bl_city", size=96)
+    assert other["image"].shape == (96, 96, 3)
+    def in_world(joints, camera):
+        return joints @ camera.rotation + camera.centre
+    np.testing.assert_allclose(in_world(other["joints3d"], turned), in_world(again["joints3d"], camera), atol=1e-6)
+    with pytest.raises(KeyError, match="no panorama 'the moon'"):
+        render_anew(studio, row, background="the moon")
+
+
+@needs_assets
+def test_bodies_are_symmetric_and_stand_on_the_ground(studio):
     look = wardrobe.random_look(np.random.default_rng(0), studio.wardrobe)
     person = wardrobe.dress(studio.model, studio.wardrobe, look, H36M17.joints)
     mirrored = person.joints[H36M17.mirror] * (-1, 1, 1)
     assert abs(mirrored - person.joints).max() < 5
     clip = next(c for c in studio.pools["train"].clips if c.action == "walking")
-    vertices = body.skin(person.rest, person.weights, generate._pose(studio.model, person, clip, 5))
+    vertices, joints = record.embody(studio, person, record.stand(studio, person, clip, 5))
     assert abs(vertices[np.unique(person.faces), 1].min()) < 12
+    assert abs(joints[0, [0, 2]]).max() < 1e-2
+
+
+@needs_assets
+def test_memory_does_not_grow_with_the_number_of_pictures(studio):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    for index in range(800, 840):  # all caches are filled
+        render_record(studio, "validation", index, 0)
+    before = resident()
+    for index in range(840, 920):
+        render_record(studio, "validation", index, 0)
+    assert resident() - before < 80e6  # a leaked mesh of 3 MB a picture would be 240e6
+
+
+@needs_assets
+def test_what_a_difficulty_changes_follows_from_it_alone(studio):
+    plain = Recipe(tumbling=0, things=0, others=0, cut=0, blur=0, lens=False)
+    a = render_record(studio, "train", 9, 0, plain)
+    for change, same in (({"lens": True}, ("parts", "state", "camera", "joints2d", "pose")),
+                         ({"others": 1}, ("camera", "joints2d", "pose", "view", "box")),
+                         ({"cut": 1}, ("pose", "root", "view", "joints3d", "yaw", "exposure"))):
+        b = render_record(studio, "train", 9, 0, replace(plain, **change))
+        assert a["image"] != b["image"]
+        for name in same:
+            np.testing.assert_array_equal(a[name], b[name], err_msg=f"{change} {name}")
+
+
+@needs_assets
+def test_bystanders_are_in_the_picture_and_keep_their_distance(studio):
+    recipe = Recipe(tumbling=0, things=0, others=1, cut=0, blur=0, lens=False)
+    found = 0
+    for index in range(16):
+        row = render_record(studio, "train", index, 0, recipe)
+        camera = record.stored_camera(row)
+        joints = row["joints3d"].reshape(17, 3) @ camera.rotation + camera.centre
+        stage = record._bystander(studio, "train", index // 8, 0, record._dice(0, 0, index, "others"), camera, joints,
+                                  128)
+        assert (stage is not None) == (row["effects"] == "others")
+        if stage is not None:
+            found += 1
+            seen = geometry.project(camera.to_camera(stage.vertices), camera.intrinsics)
+            assert record.inside(seen, 128).mean() >= record.SEEN and (stage.part == 0).all()
+    assert found >= 12

@@ -1,14 +1,17 @@
 """Data sets, all as one `PoseDataset`: `people` (embedded), `lspet` (downloaded or brought by the reader)."""
 
-from posebook.datasets.base import PoseDataset, crop_image, crop_poses
+from posebook.datasets.base import PoseDataset, crop_image, crop_poses, join
 from posebook.datasets.lspet import download_lspet, load_lspet
 from posebook.datasets.people import load_people
+from posebook.skeleton import LSP14
 
-__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "load", "load_lspet", "load_people"]
+__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_lspet",
+           "load_people"]
 
 
 def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
-    """Load a data set by name: `people` (folder optional) or `lspet` (folder needed).
+    """Load a data set by name: `people` (folder optional), `lspet` (folder needed), or `people+lspet`, the embedded
+    people and lspet (whose folder it is) joined, labelled with LSP14.
 
     Raises:
         ValueError: for an unknown name or split; OSError: where files are missing or damaged.
@@ -22,4 +25,7 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
             raise ValueError("lspet is not part of this book: name its folder (--data DIR), or fetch it with "
                              "`python -m posebook download lspet --data DIR`")
         return load_lspet(folder, split, **options)
-    raise ValueError(f"there is no data set {name!r}; known are people and lspet")
+    if name == "people+lspet":
+        return join([load("people", split, None, **options).as_skeleton(LSP14),
+                     load("lspet", split, folder, **options).as_skeleton(LSP14)])
+    raise ValueError(f"there is no data set {name!r}; known are people, lspet and people+lspet")

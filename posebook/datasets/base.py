@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from posebook import geometry
-from posebook.skeleton import ABSENT, Skeleton, convert
+from posebook.skeleton import ABSENT, PART_MIRROR, Skeleton, convert
 
 CROP = 64
 """Side of the network's input at the book's size, pixels."""
@@ -33,6 +33,7 @@ class PoseDataset:
         ids: (N,) strings naming the source image.
         joints3d: (N, J, 3) float32, camera millimetres, or None.
         camera: (N, 3, 3) float32 intrinsics of the *source image*, or None.
+        parts: (N, S, S) uint8, 1 + index in BODY_PARTS of what the pixel shows, 0 elsewhere, or None.
         groups: further columns (subject, clip, action ...), each (N,).
         skipped: what was left out on reading, reason -> count.
     """
@@ -47,6 +48,7 @@ class PoseDataset:
     ids: np.ndarray
     joints3d: np.ndarray | None = None
     camera: np.ndarray | None = None
+    parts: np.ndarray | None = None
     groups: dict[str, np.ndarray] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
 
@@ -74,7 +76,7 @@ class PoseDataset:
         """The samples at `index` (integers or a boolean mask), in that order."""
         index = np.asarray(index)
         pick = {name: getattr(self, name)[index] for name in ("images", "joints", "state", "to_source", "ids")}
-        for name in ("joints3d", "camera"):
+        for name in ("joints3d", "camera", "parts"):
             pick[name] = None if getattr(self, name) is None else getattr(self, name)[index]
         return replace(self, **pick, groups={k: v[index] for k, v in self.groups.items()})
 
@@ -88,6 +90,28 @@ class PoseDataset:
             joints3d = convert(self.joints3d, self.state, self.skeleton, target)[0]
         return replace(self, skeleton=target, joints=joints, state=state, joints3d=joints3d)
 
+    def mirrored(self) -> PoseDataset:
+        """Every sample as a mirror shows it: left joints and parts become right ones.
+
+        The mirror stands on the source image's first column, so that x becomes -x there, in the camera's frame and
+        for its principal point. Mirrored twice is the same again.
+        """
+        swap, side = self.skeleton.mirror, self.images.shape[-1]
+        labelled = (self.state != ABSENT)[..., None]
+        joints = np.where(labelled, np.float32([side - 1, 0]) + self.joints * np.float32([-1, 1]), 0)[:, swap]
+        to_source = self.to_source.copy()
+        to_source[:, :, 2] += to_source[:, :, 0] * (side - 1)  # the crop's last column is its first now
+        to_source *= np.float32([[1, -1, -1], [-1, 1, 1]])
+        parts = None if self.parts is None else PART_MIRROR[self.parts[..., ::-1]]
+        joints3d = None if self.joints3d is None else self.joints3d[:, swap] * np.float32([-1, 1, 1])
+        camera = None if self.camera is None else self.camera * np.float32([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
+        return replace(self, images=self.images[..., ::-1], joints=joints, state=self.state[:, swap],
+                       to_source=to_source, parts=parts, joints3d=joints3d, camera=camera)
+
+    def complete(self) -> np.ndarray:
+        """(N,) bool: no joint is absent."""
+        return (self.state != ABSENT).all(axis=1)
+
     def upright(self) -> np.ndarray:
         """(N,) bool: the head end of the torso is above both labelled hips in the picture. Needs neck and hips."""
         neck, *hips = (self.skeleton.index(name) for name in ("neck", "left_hip", "right_hip"))
@@ -95,10 +119,32 @@ class PoseDataset:
         return labelled & (self.joints[:, [neck], 1] < self.joints[:, hips, 1]).all(axis=1)
 
 
-def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
-    """Cut `box` out of an (H, W, 3) uint8 image and resize it to (size, size, 3), smoothed when it shrinks.
+def join(sets: Sequence[PoseDataset]) -> PoseDataset:
+    """Several data sets, labelled with one skeleton and stored at one size, as one. Only 2D labels are kept.
 
-    Where the box leaves the image, the image's border is repeated. The pixels agree with
+    Raises:
+        ValueError: if skeletons or sizes differ.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        if other.skeleton.name != first.skeleton.name or other.images.shape[1:] != first.images.shape[1:]:
+            raise ValueError(f"{first.name} and {other.name} cannot be joined: they have the skeletons "
+                             f"{first.skeleton.name} and {other.skeleton.name}, and crops of "
+                             f"{first.images.shape[1:]} and {other.images.shape[1:]}")
+    together = {name: np.concatenate([getattr(s, name) for s in sets])
+                for name in ("images", "joints", "state", "to_source", "ids")}
+    skipped: dict[str, int] = {}
+    for s in sets:
+        for reason, count in s.skipped.items():
+            skipped[reason] = skipped.get(reason, 0) + count
+    return PoseDataset("+".join(s.name for s in sets), first.split, first.skeleton, **together, skipped=skipped)
+
+
+def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
+    """Cut `box` out of a uint8 image and resize it to (size, size, ...).
+
+    A picture (H, W, 3) is smoothed when it shrinks, and where the box leaves it, its border is repeated. Labels (H, W)
+    are never mixed, and are 0 outside. The pixels agree with
     `geometry.crop_matrix(box, size)` to a fraction of a pixel (tested with painted dots).
 
     Raises:
@@ -111,9 +157,11 @@ def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     if max(left, top, right, bottom) > 2 * max(width, height):
         raise ValueError(f"box {np.asarray(box).tolist()} is far larger than the image of {width} x {height} pixels")
     if left or top or right or bottom:
-        image = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+        margins = ((top, bottom), (left, right), (0, 0))[:image.ndim]
+        image = np.pad(image, margins, mode="edge" if image.ndim == 3 else "constant")
     area = (x0 + left, y0 + top, x1 + left, y1 + top)
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=area))
+    kind = Image.Resampling.BILINEAR if image.ndim == 3 else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize((size, size), kind, box=area))
 
 
 def crop_poses(image: np.ndarray, joints: np.ndarray, state: np.ndarray,

@@ -5,7 +5,6 @@ A file under its final name is therefore always whole and has the published chec
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -13,16 +12,9 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from posebook.files import sha256
+
 BLOCK = 1 << 16
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60.0) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from posebook.datasets.base import CROP, STORED, PoseDataset, crop_poses
-from posebook.datasets.download import sha256
-from posebook.skeleton import H36M17, Skeleton
+from posebook import geometry
+from posebook.datasets.base import CROP, STORED, PoseDataset, crop_image, crop_poses
+from posebook.files import read_sums, sha256
+from posebook.skeleton import ABSENT, H36M17, Skeleton
 
 SPLITS = ("train", "validation", "test")
-GROUPS = ("subject", "clip", "action", "frame", "background")
+GROUPS = ("subject", "clip", "action", "frame", "background", "effects")
+POSED = ("look", "pose", "root", "view", "yaw", "exposure")
+"""Columns for `synthesis.render_anew` alone, which crops do without."""
+REGIONS = ("full", "upper")
+LEGS = [H36M17.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("knee", "ankle")]
+LEAST = 6
+"""An upper-body crop needs so many of its joints in the picture."""
 
 
 def people_folder() -> Path:
@@ -22,10 +30,13 @@ def people_folder() -> Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
-def read_shard(path: str | Path) -> dict[str, np.ndarray | list[bytes]]:
-    """Columns of one Parquet file of people, as arrays; `image` stays a list of JPEG bytes.
+def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, np.ndarray | list[bytes]]:
+    """Columns of one Parquet file of people, as arrays; `image` and `parts` stay lists of JPEG and PNG bytes.
 
     If a file SHA256SUMS lies beside it and names it, the checksum is verified first.
+
+    Args:
+        columns: which to read; default all but `POSED`.
 
     Raises:
         FileNotFoundError: no such file; OSError: damaged; ValueError: a column is missing.
@@ -36,18 +47,20 @@ def read_shard(path: str | Path) -> dict[str, np.ndarray | list[bytes]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; it comes with the book's repository, or is made with "
                                 "`python -m posebook synthesize`")
-    sums = path.parent / "SHA256SUMS"
-    published = dict(reversed(line.split()) for line in sums.read_text().splitlines()) if sums.is_file() else {}
+    published = read_sums(path.parent)
     if path.name in published and published[path.name] != sha256(path):
         raise OSError(f"{path} does not have the SHA-256 that SHA256SUMS gives; restore it, for example with "
-                      "`git checkout -- data/people`")
+                      "`git checkout -- data/people`, or pass damaged='skip' to do without it")
+    wanted = list(columns or ("image", "parts", "joints2d", "joints3d", "state", "camera", "box", *GROUPS))
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path)
+        if missing := set(wanted) - set(file.schema_arrow.names):
+            raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; it is no shard of people, or "
+                             "one of an older version: make it again")
+        table = file.read(wanted)
     except (pa.ArrowException, OSError) as error:
-        raise OSError(f"{path} cannot be read as Parquet ({error}); restore or make it again") from error
-    wanted = {"image", "joints2d", "joints3d", "state", "camera", "box", *GROUPS}
-    if missing := wanted - set(table.column_names):
-        raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; it is no shard of people")
+        raise OSError(f"{path} cannot be read as Parquet ({error}); restore or make it again, or pass damaged='skip' "
+                      "to do without it") from error
     return {name: _column(table[name]) for name in wanted}
 
 
@@ -60,35 +73,114 @@ def _column(column) -> np.ndarray | list[bytes]:
     return column.to_numpy()
 
 
+def find_shards(split: str, folder: str | Path | None = None) -> list[Path]:
+    """The files of a split, in order.
+
+    Raises:
+        ValueError: for an unknown split; FileNotFoundError: if there is none.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"people has the splits {', '.join(SPLITS)}, not {split!r}")
+    folder = Path(folder or people_folder())
+    paths = sorted(folder.glob(f"{split}-*.parquet"))
+    if not paths:
+        raise FileNotFoundError(f"there is no {split}-*.parquet in {folder}; the files come with the book's "
+                                "repository, or are made with `python -m posebook synthesize`")
+    return paths
+
+
 def load_people(split: str, folder: str | Path | None = None, size: int = STORED, crop: int = CROP,
-                limit: int | None = None, skeleton: Skeleton = H36M17) -> PoseDataset:
+                limit: int | None = None, skeleton: Skeleton = H36M17, region: str = "full", parts: bool = False,
+                damaged: str = "refuse") -> PoseDataset:
     """Read one split of people and crop every person.
+
+    Joints outside the picture are ABSENT (their place in 3D is kept). The crop is made around those inside.
 
     Args:
         split: 'train', 'validation' or 'test': no person, clip or background is in two of them.
-        folder: holds `<split>.parquet`; default the embedded data.
+        folder: holds `<split>-00000.parquet` and so on; default the embedded data.
         size, crop: sides of the stored crop and of the network's input, pixels.
         limit: at most so many samples, spread evenly over the split.
-        skeleton: joints to convert to; the file holds H36M17.
+        skeleton: joints to convert to; the files hold H36M17.
+        region: 'full', or 'upper' for crops around all joints but knees and ankles, which are then ABSENT. People of
+            whom fewer than `LEAST` such joints are in the picture are skipped.
+        parts: whether to read the part labels too.
+        damaged: 'refuse' damaged files, or 'skip' them, counted in `skipped`.
 
     Raises:
-        FileNotFoundError, OSError: missing or damaged file; ValueError: unknown split, or no shard of people.
+        FileNotFoundError, OSError: missing or damaged file, naming it, or all of them damaged; ValueError: unknown
+        split, region or choice, a limit below 1, no shard of people, or nobody left.
     """
-    from PIL import Image
-    if split not in SPLITS:
-        raise ValueError(f"people has the splits {', '.join(SPLITS)}, not {split!r}")
-    shard = read_shard(Path(folder or people_folder()) / f"{split}.parquet")
-    total = len(shard["image"])
+    if region not in REGIONS or damaged not in ("refuse", "skip"):
+        raise ValueError(f"region must be one of {', '.join(REGIONS)} and damaged 'refuse' or 'skip', not {region!r} "
+                         f"and {damaged!r}")
+    rows, skipped = _read(find_shards(split, folder), damaged)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}; leave it out for the whole split")
+    total = len(rows["image"])
+    if not total:
+        raise OSError(f"all files of {split} are damaged; restore them, or make them again")
     pick = np.arange(total) if limit is None or limit >= total else np.linspace(0, total - 1, limit).astype(int)
-    joints = shard["joints2d"].reshape(-1, 17, 2)[pick]
-    state = shard["state"][pick].astype(np.uint8)
-    rows = []
-    for row, i in enumerate(pick):
-        with Image.open(io.BytesIO(shard["image"][i])) as image:
-            rows.append(crop_poses(np.asarray(image.convert("RGB")), joints[row], state[row], size, crop))
-    images, moved, to_source = (np.stack(column) for column in zip(*rows, strict=True))
+    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
+    if region == "upper":
+        fit = (state[pick] != ABSENT).sum(1) >= LEAST
+        skipped = {**skipped, f"fewer than {LEAST} joints": int((~fit).sum())}
+        pick = pick[fit]
+        if not len(pick):
+            raise ValueError(f"nobody in {split} has {LEAST} joints of the upper body in the picture; "
+                             "read region='full'")
+    joints = np.where((state != ABSENT)[..., None], rows["joints2d"].reshape(-1, 17, 2), 0).astype(np.float32)
+    cropped, labels = [], []
+    for i in pick:
+        cropped.append(crop_poses(_pixels(rows["image"][i]), joints[i], state[i], size, crop))
+        if parts:
+            labels.append(_crop_parts(rows["parts"][i], cropped[-1][2], size))
+    images, moved, to_source = (np.stack(column) for column in zip(*cropped, strict=True))
     dataset = PoseDataset(
-        "people", split, H36M17, images, moved, state, to_source, np.array([f"{split}-{i:05d}" for i in pick]),
-        joints3d=shard["joints3d"].reshape(-1, 17, 3)[pick], camera=shard["camera"].reshape(-1, 3, 3)[pick],
-        groups={name: np.asarray(shard[name])[pick] for name in GROUPS})
+        "people", split, H36M17, images, moved, state[pick], to_source, rows["id"][pick],
+        joints3d=rows["joints3d"].reshape(-1, 17, 3)[pick], camera=rows["camera"].reshape(-1, 3, 3)[pick],
+        parts=np.stack(labels) if parts else None, groups={name: rows[name][pick] for name in GROUPS},
+        skipped={reason: count for reason, count in skipped.items() if count})
     return dataset.as_skeleton(skeleton)
+
+
+def _read(paths: list[Path], damaged: str) -> tuple[dict[str, np.ndarray | list[bytes]], dict[str, int]]:
+    """All files' columns, with an `id` for every row, and how many files were skipped."""
+    found, skipped = [], {}
+    for path in paths:
+        try:
+            shard = read_shard(path)
+        except OSError:
+            if damaged == "refuse":
+                raise
+            skipped["damaged file"] = skipped.get("damaged file", 0) + 1
+            continue
+        shard["id"] = np.array([f"{path.stem}-{row:04d}" for row in range(len(shard["image"]))])
+        found.append(shard)
+    names = found[0] if found else {"image": []}
+    return {name: sum((s[name] for s in found), []) if isinstance(names[name], list)
+            else np.concatenate([s[name] for s in found]) for name in names}, skipped
+
+
+def _states(joints: np.ndarray, state: np.ndarray, image: bytes, region: str) -> np.ndarray:
+    """(N, 17) the stored states, ABSENT where a joint is outside the picture or not in the region."""
+    side = _pixels(image).shape[0]
+    state = np.where(((joints >= -0.5) & (joints <= side - 0.5)).all(-1), state, ABSENT).astype(np.uint8)
+    if region == "upper":
+        state[:, LEGS] = ABSENT
+    return state
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    from PIL import Image
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _crop_parts(data: bytes, to_source: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) uint8 part labels of the crop whose pixels `to_source` (2, 3) maps to the picture's."""
+    from PIL import Image
+    with Image.open(io.BytesIO(data)) as image:
+        labels = np.asarray(image)
+    corners = geometry.transform(to_source, np.float32([[-0.5, -0.5], [size - 0.5, size - 0.5]])) + 0.5
+    return crop_image(labels, corners.ravel(), size)

@@ -1,5 +1,11 @@
-"""Making pictures of people whose pose is known exactly: body, wardrobe, motion, scene, render."""
+"""Making pictures of people whose pose is known exactly.
 
-from posebook.synthesis.generate import render_record, synthesize
+`body` and `wardrobe` make a person, `motion` a posture, `scene` the camera and the light, `things` what is in the way;
+`render` draws, `lens` adds what cameras add. `pools` deals clips and panoramas to the splits, `record` makes one
+picture with all that is known about it, `shards` the files.
+"""
 
-__all__ = ["render_record", "synthesize"]
+from posebook.synthesis.record import Recipe, render_anew, render_record
+from posebook.synthesis.shards import synthesize
+
+__all__ = ["Recipe", "render_anew", "render_record", "synthesize"]

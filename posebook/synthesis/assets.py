@@ -11,10 +11,11 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-MOTION_SETS = ("cmu_asf_amc", "cmu_expmap", "cmu_bvh")
+MOTION_SETS = ("cmu_asf_amc", "cmu_expmap", "cmu_bvh", "humanoid3d")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def extract(archive: Path, folder: Path) -> Path:
     """Unpack a tar archive into `folder`, whole or not at all; does nothing if the folder is already there.
 
     Raises:
-        ValueError: if a member would land outside `folder`, or is a link or a device.
+        ValueError: if the archive is damaged, or a member would land outside `folder`, or is a link or a device.
     """
     if folder.is_dir():
         return folder
@@ -59,6 +60,8 @@ def extract(archive: Path, folder: Path) -> Path:
         except OSError:  # another process was first: its copy is as good
             if not folder.is_dir():
                 raise
+    except (EOFError, tarfile.ReadError, zlib.error) as error:
+        raise ValueError(f"{archive} is damaged ({error}); fetch it again from its source") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -76,6 +79,10 @@ def find_assets(folder: str | Path) -> Assets:
         raise FileNotFoundError(f"{folder} holds no makehuman.tar.gz and no makehuman/base_mesh/base.obj: fetch body, "
                                 "rig and wardrobe from GitHub makehumancommunity/makehuman-assets and "
                                 "makehumancommunity/mpfb2 (see data/README.md)")
+    for needed in ("rigs/rig.cmu_mb.json", "rigs/weights.cmu_mb.json", "targets/macrodetails", "clothes", "hair"):
+        if not (makehuman / needed).exists():
+            raise FileNotFoundError(f"{makehuman} lacks {needed}: fetch the whole of body, rig and wardrobe from "
+                                    "GitHub makehumancommunity/makehuman-assets and makehumancommunity/mpfb2")
     motion = tuple(path for name in MOTION_SETS if (path := _unpacked(folder / "motion", name)) is not None)
     if not motion:
         raise FileNotFoundError(f"{folder}/motion holds none of {', '.join(MOTION_SETS)}: fetch motion capture from "

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 MILLIMETRES = 100.0
 """MakeHuman's unit, the decimetre, in millimetres."""
@@ -227,6 +228,39 @@ def bone_transforms(rotations: np.ndarray, heads: np.ndarray, parents: np.ndarra
             placed[..., parent, :] + rotations[..., parent, :, :] @ (heads[b] - heads[parent]))
     shift = placed - np.einsum("...bij,bj->...bi", rotations, heads)
     return np.concatenate([rotations, shift[..., None]], axis=-1)
+
+
+TURN = 1e-4
+"""Step in which a stored pose counts turns, rad."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A posture in the form in which the data set stores it; pictures are drawn from these very numbers.
+
+    Attributes:
+        turns: (B, 3) int16, rotation vector of every bone relative to its parent, in steps of `TURN`.
+        root: (3,) float32, the first bone's head in the world, mm.
+    """
+
+    turns: np.ndarray
+    root: np.ndarray
+
+    @classmethod
+    def from_rotations(cls, rotations: np.ndarray, parents: np.ndarray, root: np.ndarray) -> Pose:
+        """From global rotations (B, 3, 3), parents first."""
+        above = np.concatenate([np.eye(3)[None], rotations])[parents + 1]  # the root's parent is the world
+        local = np.swapaxes(above, 1, 2) @ rotations
+        return cls((Rotation.from_matrix(local).as_rotvec() / TURN).round().astype(np.int16),
+                   np.asarray(root, np.float32))
+
+    def transforms(self, heads: np.ndarray, parents: np.ndarray) -> np.ndarray:
+        """(B, 3, 4), see `bone_transforms`."""
+        rotations = Rotation.from_rotvec(self.turns * TURN).as_matrix()
+        for b, parent in enumerate(parents):
+            if parent >= 0:
+                rotations[b] = rotations[parent] @ rotations[b]
+        return bone_transforms(rotations, heads, parents, self.root.astype(float))
 
 
 def skin(vertices: np.ndarray, weights: np.ndarray, transforms: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Motion capture: CMU's ASF/AMC, BVH and exponential maps, and how it moves the `cmu_mb` rig.
+"""Motion capture: CMU's ASF/AMC, BVH and exponential maps, DeepMimic's humanoid3d, and how it moves the `cmu_mb` rig.
 
-All three describe the same skeleton. Every clip becomes global rotations per bone of the rig, in the capture's world:
-y up, x to the person's left and z forward when nobody turns.
+CMU's three formats describe one skeleton; the humanoid is brought to its form. Every clip becomes global rotations per
+bone of the capture, in its world: y up, x to the person's left and z forward when nobody turns.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,33 @@ _EXPMAP_DIRECTIONS = {
         "femur": (sign * _TWENTY[0], -_TWENTY[1], 0), "tibia": (sign * _TWENTY[0], -_TWENTY[1], 0),
         "foot": (sign * 0.09, -0.25, 0.96), "toes": (0, 0, 1), "humerus": (sign, 0, 0), "radius": (sign, 0, 0),
         "hand": (sign, 0, 0), "fingers": (sign, 0, 0)}.items()}
+_HUMANOID_DIRECTIONS = {
+    f"{side}{name}": direction
+    for side, sign in (("l", 1), ("r", -1))
+    for name, direction in {
+        "femur": (0, -1, 0), "tibia": (0, -1, 0), "foot": (0, 0, 1), "toes": (0, 0, 1), "humerus": (sign, 0, 0),
+        "radius": (sign, 0, 0), "hand": (sign, 0, 0), "fingers": (sign, 0, 0)}.items()}
+
+# Where a humanoid3d row holds what: first column of each joint. Four numbers are a quaternion w x y z, one is a hinge.
+_HUMANOID_COLUMNS = {"root": 4, "chest": 8, "neck": 12, "right_hip": 16, "right_knee": 20, "right_ankle": 21,
+                     "right_shoulder": 25, "right_elbow": 29, "left_hip": 30, "left_knee": 34, "left_ankle": 35,
+                     "left_shoulder": 39, "left_elbow": 43}
+_HUMANOID_WIDTH = 44
+_HUMANOID_LEG = 1000 * 0.25 * (1.686184 + 1.63948)  # mm: hip to knee and knee to ankle in humanoid.urdf, used at 1/4
+# The humanoid faces +x with its right on +z: columns are where its axes lie in the world of the other captures.
+_HUMANOID_WORLD = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
+
+HUMANOID3D_ACTIONS = {
+    "backflip": "gymnastics", "cartwheel": "gymnastics", "crawl": "crawling", "dance_a": "dancing",
+    "dance_b": "dancing", "getup_faceup": "getting up", "kick": "kicking", "punch": "punching", "roll": "gymnastics",
+    "spin": "gymnastics", "spinkick": "kicking"}
+"""DeepMimic's clip, whose file is humanoid3d_<clip>.txt, -> what is done; the spin is one through the air.
+
+getup_facedown is left out: its hands, which have no wrists to bend, reach up to 190 mm into the ground. walk, run and
+jump are left out because CMU's captures, from which they may come, have these actions."""
+
+LYING_ACTIONS = frozenset({"climbing", "jumping", "crawling", "getting up", "gymnastics", "kicking"})
+"""Actions in which the pelvis may well lie down or turn upside down; in all others such a frame is a slip."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +87,7 @@ class Clip:
     """One recording.
 
     Attributes:
-        name: where it comes from, e.g. "cmu_asf_amc/02_05"; action: what is done; fps: frames a second.
+        name: where it comes from, e.g. "amc/02_05"; action: what is done; fps: frames a second.
         root: (T, 3) position of the pelvis, mm, y up.
         rotations: capture's bone -> (T, 3, 3) global rotation, columns map rest to posed.
         directions: capture's bone -> (3,) its direction in the capture's rest pose.
@@ -86,7 +114,7 @@ class Clip:
         turned = np.einsum("tij,tij->t", pelvis[:-step], pelvis[step:])
         bad = np.zeros(len(self), bool)
         bad[step:] = np.rad2deg(np.arccos(np.clip((turned - 1) / 2, -1, 1))) * self.fps / step > 750
-        if self.action not in ("climbing", "jumping"):
+        if self.action not in LYING_ACTIONS:
             bad |= pelvis[:, 1, 1] < np.cos(np.deg2rad(45))
         reach = round(0.75 * self.fps)
         near = np.convolve(bad, np.ones(2 * reach + 1), "full")[reach:reach + len(bad)] > 0
@@ -216,6 +244,140 @@ def read_expmap(path: Path, name: str, action: str, fps: float = 60.0) -> Clip:
     named = {bone: r for bone, r in zip(EXPMAP_JOINTS, rotations, strict=True) if bone}
     directions = {bone: np.array(d, float) / np.linalg.norm(d) for bone, d in _EXPMAP_DIRECTIONS.items()}
     return Clip(name, action, fps, UNIT * table[:, :3], named, directions, UNIT * 14.83)
+
+
+def read_humanoid3d(path: Path, name: str, action: str) -> Clip:
+    """Read a clip of DeepMimic's humanoid: JSON whose "Frames" are rows of 44 numbers.
+
+    A row is a duration (s), the root's position (m, y up) and rotation, then joint by joint what turns it against its
+    parent: a quaternion, or an angle (rad) about the humanoid's z, which is negative for a bent knee and positive for
+    a bent elbow. The humanoid rests upright with hanging arms. One joint bends its back and one its neck, so their
+    bend is shared out among the bones of each; wrists, toes and collar bones do not move of their own.
+
+    Frames are taken as they are, and fps is for the usual duration: one of DeepMimic's files has one odd frame.
+
+    Raises:
+        ValueError: if the file is no such JSON, or holds an infinite number or a quaternion far from length 1.
+    """
+    table = _humanoid_table(path)
+    local = {joint: _humanoid_local(table, joint, path) for joint in _HUMANOID_COLUMNS}
+    lower, middle, chest = _bent_along(local["root"], local["chest"])
+    low_neck, high_neck, head = _bent_along(chest, local["neck"])
+    named = {"root": local["root"], "lowerback": lower, "upperback": middle, "thorax": chest,
+             "lowerneck": low_neck, "upperneck": high_neck, "head": head}
+    for side, sign in (("left", 1), ("right", -1)):
+        thigh = local["root"] * local[f"{side}_hip"]
+        shank = thigh * local[f"{side}_knee"]
+        foot = shank * local[f"{side}_ankle"]
+        # The other captures rest with arms straight out, and so shall this one: the thumb relies on it.
+        hang = Rotation.from_euler("z", -90 * sign, degrees=True)
+        upper_arm = chest * local[f"{side}_shoulder"]
+        forearm = upper_arm * local[f"{side}_elbow"] * hang
+        own = {"hipjoint": local["root"], "femur": thigh, "tibia": shank, "foot": foot, "toes": foot,
+               "clavicle": chest, "humerus": upper_arm * hang, "radius": forearm, "hand": forearm, "fingers": forearm}
+        named.update({side[0] + bone: rotation for bone, rotation in own.items()})
+    directions = {bone: np.array(d, float) for bone, d in _HUMANOID_DIRECTIONS.items()}
+    fps = 1 / float(np.median(table[:-1, 0])) if len(table) > 1 else 30.0  # the last duration is often 0
+    return Clip(name, action, fps, 1000 * table[:, 1:4] @ _HUMANOID_WORLD.T,
+                {bone: rotation.as_matrix() for bone, rotation in named.items()}, directions, _HUMANOID_LEG)
+
+
+def _humanoid_table(path: Path) -> np.ndarray:
+    """The frames (T, 44) of a humanoid3d file as they stand there."""
+    try:
+        table = np.array(json.loads(path.read_text(encoding="utf-8"))["Frames"], float)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no humanoid3d motion: it must be JSON with a list \"Frames\" of rows of "
+                         f"{_HUMANOID_WIDTH} numbers ({type(error).__name__}: {error})") from error
+    if table.ndim != 2 or not len(table) or table.shape[1] != _HUMANOID_WIDTH:
+        raise ValueError(f"{path} is no humanoid3d motion: its frames have the shape {table.shape}, "
+                         f"not (frames, {_HUMANOID_WIDTH})")
+    if not np.isfinite(table).all() or (table[:-1, 0] <= 0).any():
+        raise ValueError(f"{path} is damaged: a frame holds a number that is not finite, or lasts no time")
+    return table
+
+
+def _humanoid_local(table: np.ndarray, joint: str, path: Path) -> Rotation:
+    """What turns a joint against its parent (the root: against the world), in the world of the other captures."""
+    first = _HUMANOID_COLUMNS[joint]
+    if joint.endswith(("knee", "elbow")):
+        return Rotation.from_rotvec(table[:, [first]] * _HUMANOID_WORLD[:, 2])
+    quaternions = table[:, first:first + 4]
+    lengths = np.linalg.norm(quaternions, axis=1)
+    if (abs(lengths - 1) > 0.5).any():  # DeepMimic's own differ by up to 0.42
+        raise ValueError(f"{path} is damaged: frame {abs(lengths - 1).argmax()} turns {joint} by numbers that are no "
+                         "unit quaternion")
+    w, *axis = quaternions.T
+    return Rotation.from_quat(np.column_stack([np.stack(axis, 1) @ _HUMANOID_WORLD.T, w]))
+
+
+def _bent_along(start: Rotation, bend: Rotation) -> tuple[Rotation, Rotation, Rotation]:
+    """Global rotations of three bones in a row after `start` that share out a joint's `bend` evenly."""
+    part = bend.as_rotvec() / 3
+    return tuple(start * Rotation.from_rotvec(k * part) for k in (1, 2, 3))
+
+
+def read_clip(path: Path, name: str, action: str) -> Clip:
+    """Read a motion of any known format: by its suffix, and a .txt by how it begins.
+
+    An .amc needs its skeleton, an .asf, in the same folder: the one whose name it begins with, or the only one.
+    .amc and exponential maps do not say their frame rate; they are taken for 30 and 60 frames a second.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or no skeleton for an .amc.
+        ValueError: if the format is unknown, the file is damaged, or it describes another skeleton.
+    """
+    path = Path(path)
+    try:
+        clip = _read_any(path, name, action)
+        _check(clip, path)
+    except (ValueError, KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read: it is damaged or of another skeleton than CMU's "
+                         f"({type(error).__name__}: {error})") from error
+    return clip
+
+
+def _read_any(path: Path, name: str, action: str) -> Clip:
+    suffix = path.suffix.lower()
+    if suffix == ".bvh":
+        return read_bvh(path, name, action)
+    if suffix == ".amc":
+        return read_amc(path, read_asf(_skeleton_of(path)), name, action)
+    if suffix == ".txt":
+        begin = path.read_text(encoding="utf-8").lstrip()
+        if begin.startswith("{"):
+            return read_humanoid3d(path, name, action)
+        if begin.partition("\n")[0].count(",") == 3 + 3 * len(EXPMAP_JOINTS) - 1:
+            return read_expmap(path, name, action)
+    raise ValueError(f"{path} is of no known motion format; known are {', '.join(FORMATS)}")
+
+
+FORMATS = ("CMU's skeleton as .bvh", "CMU's .amc with its .asf beside it", "exponential maps of CMU's skeleton as .txt",
+           "DeepMimic's humanoid3d as .txt")
+"""What `read_clip` reads."""
+
+
+def _skeleton_of(path: Path) -> Path:
+    """The .asf for an .amc."""
+    beside = sorted(path.parent.glob("*.asf"))
+    own = [skeleton for skeleton in beside if path.stem.startswith(skeleton.stem)] or beside
+    if len(own) != 1:
+        raise FileNotFoundError(f"{path} needs the one skeleton (.asf) that it is for beside it, but {path.parent} "
+                                f"holds {len(own)} that may be")
+    return own[0]
+
+
+def _check(clip: Clip, path: Path) -> None:
+    """Raise ValueError if `retarget` could not use the clip."""
+    missing = sorted(set(BONE_OF.values()) - clip.rotations.keys())
+    missing += sorted({BONE_OF[bone] for bone in _LIMBS} - clip.directions.keys())
+    if missing:
+        raise ValueError(f"{path} moves another skeleton than CMU's: it lacks the bone {missing[0]}")
+    if not len(clip) or not np.isfinite(clip.root).all() or not all(
+            np.isfinite(clip.rotations[bone]).all() for bone in BONE_OF.values()):
+        raise ValueError(f"{path} is damaged: it holds no frame, or a number that is not finite")
 
 
 def _matrix(order: str, degrees: np.ndarray) -> np.ndarray:

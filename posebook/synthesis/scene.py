@@ -178,11 +178,18 @@ def harmonics(directions: np.ndarray) -> np.ndarray:
 
 
 def read_panorama(path: Path) -> Panorama:
-    """Read an equirectangular JPEG, mend dark specks in blown-out skies, and return it in linear light."""
+    """Read an equirectangular JPEG, mend dark specks in blown-out skies, and return it in linear light.
+
+    Raises:
+        OSError: if the file is damaged, naming it.
+    """
     from PIL import Image
     from scipy import ndimage
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+    except OSError as error:
+        raise OSError(f"the panorama {path} cannot be read ({error}); fetch it again or remove it") from error
     # a blown-out sky is white around the speck: where the neighbourhood is bright, fill what is darker from around it
     reach = max(5, pixels.shape[0] // 14)
     filled = ndimage.grey_closing(pixels, (reach, reach, 1), mode="wrap")

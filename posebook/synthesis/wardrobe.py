@@ -6,7 +6,8 @@ body. The same weights mix the skin weights, so the garment moves with the skin 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -126,6 +127,7 @@ class Wardrobe:
         self.hair = tuple(name for name in hair if self[name].texture is not None)
         self.shoes = tuple(n for n in self._files if n.startswith("shoes"))
         self.outfits = tuple(n for n in self._files if "suit" in n)
+        self.hats = tuple(n for n in self._files if n == "fedora")
 
     def __getitem__(self, name: str) -> Garment:
         if name not in self._garments:
@@ -146,18 +148,37 @@ class Wardrobe:
 
 @dataclass(frozen=True)
 class Look:
-    """Everything fixed about how a person looks: body, garments by name, colours (sRGB in [0, 1])."""
+    """Everything fixed about how a person looks: body, garments by name, colours (sRGB in [0, 1]).
+
+    A hat is worn without hair and has the shoes' colour.
+    """
 
     shape: Shape
     outfit: str
     shoes: str
     hair: str | None
+    hat: str | None
     skin: tuple[float, float, float]
     hair_colour: tuple[float, float, float]
     eye_colour: tuple[float, float, float]
     top_colour: tuple[float, float, float] | None
     bottom_colour: tuple[float, float, float] | None
     shoe_colour: tuple[float, float, float] | None
+
+    def to_json(self) -> str:
+        """Short JSON, numbers to four digits."""
+        numbers = json.loads(json.dumps(asdict(self)), parse_float=lambda text: round(float(text), 4))
+        return json.dumps(numbers, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Look:
+        """The look that `to_json` wrote. Raises ValueError on anything else."""
+        try:
+            raw = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("shape").items()}
+            return cls(Shape(**shape), **raw)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"this is not the look of a person as `people` stores it ({error})") from error
 
 
 SKIN_TONES = np.array([[58, 38, 31], [84, 54, 42], [112, 73, 53], [143, 97, 70], [178, 126, 94], [206, 156, 122],
@@ -179,11 +200,12 @@ def random_look(rng: np.random.Generator, wardrobe: Wardrobe) -> Look:
     outfit = str(rng.choice(own if rng.random() < 0.6 else shared))
     styles = [n for n in wardrobe.hair if n.startswith("short")] if male and rng.random() < 0.9 else wardrobe.hair
     bald = rng.random() < (0.05 + 0.25 * old if male else 0.0)
+    hat = str(rng.choice(wardrobe.hats)) if wardrobe.hats and rng.random() < 0.06 else None  # hair would pierce it
     tone = rng.uniform(0, len(SKIN_TONES) - 1)
     skin = [np.interp(tone, range(len(SKIN_TONES)), SKIN_TONES[:, c]) for c in range(3)]
     pool = [8, 9] if rng.random() < old ** 2 else [0, 0, 1, 2, 3] if tone < 4 else [0, 1, 2, 3, 4, 5, 6, 7]
     return Look(
-        shape, outfit, str(rng.choice(wardrobe.shoes)), None if bald else str(rng.choice(styles)),
+        shape, outfit, str(rng.choice(wardrobe.shoes)), None if bald or hat else str(rng.choice(styles)), hat,
         _jitter(rng, np.array(skin), 0.04), _jitter(rng, HAIR_TONES[rng.choice(pool)], 0.15),
         tuple(np.array([[70, 45, 30], [50, 32, 22], [95, 115, 130], [90, 95, 60]])[rng.integers(4)] / 255),
         _cloth_colour(rng, 0.85), _cloth_colour(rng, 0.6), _cloth_colour(rng, 0.4))
@@ -267,7 +289,7 @@ def dress(model: BodyModel, wardrobe: Wardrobe, look: Look, names: tuple[str, ..
     """Build the dressed person for a look; `names` are the joints to carry along (H36M17's)."""
     body = model.morph(look.shape)
     build = _Builder()
-    garments = [wardrobe[n] for n in (look.outfit, look.shoes, look.hair) if n]
+    garments = [wardrobe[n] for n in (look.outfit, look.shoes, look.hair, look.hat) if n]
     _add_body(build, model, body, garments, look)
     for garment in garments:
         start = build.add(garment.fit(body), garment.skin_weights(model.weights))
