@@ -1,7 +1,7 @@
 """Codecs: how a pose becomes numbers that a network is asked for, and how its answer becomes a pose again.
 
-A codec has `encode`, `loss` and `decode`; the training loop knows nothing else about a task. `decode(encode(pose))`
-is the pose, to float precision.
+A codec has `encode`, `loss` and `decode`; the training loop knows nothing else about a task. `Coordinates` is the
+regression target, `JointWindows` and `PartWindows` are the two detection targets of paper A on a `WindowGrid`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
-from posebook.skeleton import ABSENT
+from posebook.skeleton import ABSENT, Skeleton
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,210 @@ class Coordinates:
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, 2 J) to joints (N, J, 2) in input pixels."""
         return output.float().reshape(len(output), self.joints, 2) * self.size
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Square windows that slide over a square picture; window k of a row covers the pixels `stride` k to
+    `stride` k + `window` - 1 (paper A, code).
+
+    A row has ceil((size - window) / stride) + 1 windows, so the last one may reach past the border. Paper A: 112 px,
+    windows of 30 in steps of 12, 8 x 8; paper B: steps of 10, 10 x 10.
+
+    Attributes:
+        size: side of the network's input; window: side of a window; stride: step; all in pixels.
+
+    Raises:
+        ValueError: for a number below 1, or a window larger than the picture.
+    """
+
+    size: int
+    window: int = 30
+    stride: int = 12
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.window, self.stride) < 1:
+            raise ValueError(f"size, window and stride must be at least 1 pixel, not {self.size}, {self.window}, "
+                             f"{self.stride}")
+        if self.window > self.size:
+            raise ValueError(f"a window of {self.window} px does not fit into a picture of {self.size} px")
+
+    @property
+    def side(self) -> int:
+        """Windows in a row."""
+        return -(-(self.size - self.window) // self.stride) + 1
+
+    def edges(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+        """Lower and upper edges (side,) of the windows of a row. A pixel's centre lies half a pixel inside its edges,
+        so window 0 reaches from -0.5 up to, but not including, `window` - 0.5."""
+        low = torch.arange(self.side, device=device) * self.stride - 0.5
+        return low, low + self.window
+
+    def centres(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """(side, side, 2): x and y of the centre of the window in row i, column j."""
+        low, high = self.edges(device)
+        middle = (low + high) / 2
+        return torch.stack(torch.meshgrid(middle, middle, indexing="xy"), dim=-1)
+
+
+def small_grid(crop: int = 64) -> WindowGrid:
+    """Paper A's 8 x 8 windows at the book's size: 17 px in steps of 7 where the paper has 30 and 12 of 112."""
+    return WindowGrid(crop, round(30 * crop / 112), round(12 * crop / 112))
+
+
+def points_inside(points: torch.Tensor, grid: WindowGrid) -> torch.Tensor:
+    """Which windows hold which points: (N, K, 2) -> (N, K, side, side) bool, rows (y) before columns (x).
+
+    Half open: a point on the edge that two windows share lies in the second (paper A's joint label, code).
+    """
+    low, high = grid.edges(points.device)
+    held = (points[..., None] >= low) & (points[..., None] < high)  # (N, K, 2, side)
+    return held[..., 1, :, None] & held[..., 0, None, :]
+
+
+def share_inside(start: torch.Tensor, end: torch.Tensor, grid: WindowGrid) -> torch.Tensor:
+    """Which share of a straight piece lies in which window: ends (N, K, 2) -> (N, K, side, side) in 0..1.
+
+    The piece is start + t (end - start) for t from 0 to 1. Each window is a range of x times a range of y, and each
+    range cuts out an interval of t; where the two intervals overlap the piece is inside. A piece without length
+    is a point: its share is 0 or 1.
+    """
+    low, high = grid.edges(start.device)
+    first, last = _interval(start[..., None], (end - start)[..., None], low, high)  # (N, K, 2, side)
+    begin = torch.maximum(first[..., 1, :, None], first[..., 0, None, :])
+    finish = torch.minimum(last[..., 1, :, None], last[..., 0, None, :])
+    return (finish - begin).clamp(min=0)
+
+
+def _interval(start: torch.Tensor, step: torch.Tensor, low: torch.Tensor,
+              high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First and last t in 0..1 with low <= start + t step < high; (0, 0) where there is none."""
+    still = step == 0
+    safe = torch.where(still, torch.ones_like(step), step)
+    to_low, to_high = (low - start) / safe, (high - start) / safe
+    first = torch.minimum(to_low, to_high).clamp(0, 1)
+    last = torch.maximum(to_low, to_high).clamp(0, 1)
+    held = ((start >= low) & (start < high)).to(first.dtype)
+    return torch.where(still, torch.zeros_like(first), first), torch.where(still, held, last)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """What the two detection codecs share: one yes-or-no question for each of K things and each window."""
+
+    skeleton: Skeleton
+    grid: WindowGrid
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in the network's answer: logits of all windows (rows, then columns) of each thing in turn."""
+        return len(self.names) * self.grid.side ** 2
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input."""
+        return self.grid.size
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean logistic loss over the windows that count; zero if none does. `output` are logits; in float32."""
+        each = functional.binary_cross_entropy_with_logits(output.float(), target, reduction="none")
+        return (each * mask).sum() / mask.sum().clamp(min=1)
+
+    def probabilities(self, output: torch.Tensor) -> torch.Tensor:
+        """Logits (N, outputs) to (N, K, side, side) in 0..1."""
+        return torch.sigmoid(output.float()).reshape(len(output), len(self.names), self.grid.side, self.grid.side)
+
+    def decode(self, output: torch.Tensor, hard: bool = False) -> torch.Tensor:
+        """Logits (N, outputs) to one point for each thing, (N, K, 2) in input pixels.
+
+        Soft: the mean of the window centres, weighted by their probabilities. Hard: the centre of the most probable
+        window (the first of equals), the authors' box.
+        """
+        probability = self.probabilities(output).flatten(2)
+        centres = self.grid.centres(output.device).reshape(-1, 2)
+        if hard:
+            return centres[probability.argmax(dim=-1)]
+        return probability @ centres / probability.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+
+    def paint(self, probability: torch.Tensor, sigma: float | None = None) -> torch.Tensor:
+        """Paper A's picture of a detection: a Gaussian at every window's centre, weighted by its probability.
+
+        Args:
+            probability: (N, K, side, side); sigma: in pixels, default half a window (paper A, code: 15 of 30).
+
+        Returns:
+            (N, K, size, size), not normalised.
+        """
+        low, high = self.grid.edges(probability.device)
+        pixels = torch.arange(self.grid.size, device=probability.device)
+        away = pixels[None, :] - ((low + high) / 2)[:, None]
+        bump = torch.exp(-away ** 2 / (2 * (sigma or self.grid.window / 2) ** 2))  # (side, size)
+        return torch.einsum("nkij,iy,jx->nkyx", probability, bump, bump)
+
+    def _spread(self, labels: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """labels (N, K, side, side) and counts (N, K) as flat float32 target and mask."""
+        return labels.float().flatten(1), counts.float().repeat_interleave(self.grid.side ** 2, dim=1)
+
+
+@dataclass(frozen=True)
+class JointWindows(_Windows):
+    """Joint-point detection: is this joint in this window? (Paper A, code.)
+
+    Occluded joints count like visible ones, absent joints do not. A joint beyond the last window is in none: all its
+    windows say no.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.skeleton.joints
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Joints (N, J, 2) in input pixels and state (N, J) to target and mask, (N, outputs) float32 of 0 and 1."""
+        return self._spread(points_inside(joints, self.grid), state != ABSENT)
+
+
+@dataclass(frozen=True)
+class PartWindows(_Windows):
+    """Body-part detection: does more than `share` of this limb's length lie in this window? (Paper A, code: 0.3.)
+
+    Attributes:
+        share: of the limb's length; without: limbs that are never asked about, by name, as the authors' code can do.
+
+    Raises:
+        ValueError: if the share is not between 0 and 1, or `without` names no limb of the skeleton or leaves none.
+    """
+
+    share: float = 0.3
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"the share of a part must be at least 0 and below 1, not {self.share}")
+        if unknown := sorted(set(self.without) - set(self.skeleton.limb_names)):
+            raise ValueError(f"{self.skeleton.name} has no part {', '.join(unknown)}; it has "
+                             f"{', '.join(self.skeleton.limb_names)}")
+        if set(self.without) >= set(self.skeleton.limb_names):
+            raise ValueError("no part would be left to detect")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.skeleton.limb_names)
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Joints (N, J, 2) in input pixels and state (N, J) to target and mask, (N, outputs) float32 of 0 and 1.
+
+        A part with an absent joint does not count.
+        """
+        weights = torch.from_numpy(self.skeleton.limb_weights).to(joints)
+        labelled = (state != ABSENT)
+        start, end = torch.einsum("elj,njd->enld", weights, torch.where(labelled[..., None], joints, 0))
+        needed = weights.sum(dim=0) > 0                                                     # (L, J)
+        counts = (labelled[:, None, :] | ~needed).all(dim=-1)
+        if self.without:
+            asked = torch.tensor([name not in self.without for name in self.names], device=joints.device)
+            counts = counts & asked
+        return self._spread(share_inside(start, end, self.grid) > self.share, counts)

@@ -1,4 +1,4 @@
-"""The regression codec: what it encodes, it decodes; what does not count, counts nowhere."""
+"""The codecs: what they encode, they decode; what does not count, counts nowhere; windows against a plain loop."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posebook.skeleton import ABSENT, OCCLUDED, VISIBLE
-from posebook.targets import Coordinates
+from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
+from posebook.targets import (
+    Coordinates,
+    JointWindows,
+    PartWindows,
+    WindowGrid,
+    points_inside,
+    share_inside,
+    small_grid,
+)
 
 CODEC = Coordinates(joints=3, size=64)
 
@@ -69,3 +77,157 @@ def test_half_precision_answers_are_compared_and_decoded_in_float32():
     output = torch.full((1, 6), 0.123, dtype=torch.bfloat16)
     assert CODEC.loss(output, torch.zeros(1, 6), torch.ones(1, 6)).dtype == torch.float32
     assert CODEC.decode(output).dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------------------------- detection windows
+
+GRIDS = [WindowGrid(112), WindowGrid(112, 30, 10), small_grid(), WindowGrid(20, 20, 3), WindowGrid(31, 7, 9)]
+
+
+def by_hand(start, end, grid):
+    """The plain loop: (joint rule of `end`, share of the piece) for every window, in float32 like the codec."""
+    held = np.zeros((grid.side, grid.side), bool)
+    share = np.zeros((grid.side, grid.side), np.float32)
+    for i in range(grid.side):
+        for j in range(grid.side):
+            first, last, within = np.float32(0), np.float32(1), True
+            for axis, k in ((0, j), (1, i)):
+                low = np.float32(grid.stride * k) - np.float32(0.5)
+                high = low + np.float32(grid.window)
+                within = within and low <= end[axis] < high
+                step = end[axis] - start[axis]
+                if step == 0:
+                    if not low <= start[axis] < high:
+                        last = np.float32(0)
+                    continue
+                a, b = sorted(((low - start[axis]) / step, (high - start[axis]) / step))
+                first, last = max(first, min(max(a, np.float32(0)), np.float32(1))), min(last, max(min(b, 1), 0))
+            held[i, j], share[i, j] = within, max(np.float32(0), np.float32(last) - first)
+    return held, share
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_windows_equal_the_plain_loop_to_the_bit(grid):
+    rng = np.random.default_rng(grid.stride)
+    ends = rng.uniform(-0.3 * grid.size, 1.3 * grid.size, (2, 6, 5, 2)).astype(np.float32)
+    ends[1, 0] = ends[0, 0]                                            # no length
+    ends[1, 1, :, 0] = ends[0, 1, :, 0]                                # upright
+    ends[1, 2, :, 1] = ends[0, 2, :, 1]                                # level
+    ends[:, 3] = np.round(ends[:, 3]) - 0.5                            # on the edges of windows
+    ends[0, 4] = -1e6                                                  # very long
+    start, end = torch.from_numpy(ends)
+    held, share = points_inside(end, grid), share_inside(start, end, grid)
+    for n in range(6):
+        for k in range(5):
+            expected = by_hand(ends[0, n, k], ends[1, n, k], grid)
+            np.testing.assert_array_equal(held[n, k].numpy(), expected[0])
+            np.testing.assert_array_equal(share[n, k].numpy(), expected[1])
+
+
+def test_the_papers_grids_have_their_sizes():
+    assert WindowGrid(112).side == 8 and WindowGrid(112, 30, 10).side == 10 and small_grid().side == 8
+    low, high = WindowGrid(112).edges()
+    assert (low + 0.5).tolist() == [12 * k for k in range(8)]
+    assert (high + 0.5).tolist() == [12 * k + 30 for k in range(8)]
+    assert high[-1] > 112 - 0.5                                        # past the border, on purpose
+    assert WindowGrid(112).centres()[2, 0].tolist() == [14.5, 38.5]    # row 2 is y
+    assert JointWindows(UPPER8, WindowGrid(112)).outputs == 512 and PartWindows(UPPER8, WindowGrid(112)).outputs == 448
+    assert JointWindows(H36M17, WindowGrid(112, 30, 10)).outputs == 1700
+
+
+def test_a_joint_on_a_shared_edge_lies_in_the_second_window():
+    grid = WindowGrid(30, 10, 10)
+    held = points_inside(torch.tensor([[[9.5, 0.0], [9.4999, 0.0], [-0.5, 29.5], [-0.51, 5.0]]]), grid)[0]
+    assert held[0].nonzero().tolist() == [[0, 1]] and held[1].nonzero().tolist() == [[0, 0]]
+    assert not held[2].any() and not held[3].any()
+
+
+def test_the_share_of_a_part_is_exact():
+    grid = WindowGrid(30, 10, 10)
+    level = share_inside(torch.tensor([[[4.5, 5.0]]]), torch.tensor([[[24.5, 5.0]]]), grid)[0, 0]
+    assert level[0].tolist() == pytest.approx([0.25, 0.5, 0.25]) and level[1:].abs().max() == 0
+    slanted = share_inside(torch.tensor([[[-0.5, -0.5]]]), torch.tensor([[[29.5, 29.5]]]), grid)[0, 0]
+    torch.testing.assert_close(slanted, torch.eye(3) / 3)
+
+
+def test_shares_of_windows_that_tile_the_picture_sum_to_what_is_inside():
+    grid = WindowGrid(60, 10, 10)
+    rng = np.random.default_rng(0)
+    start, end = torch.from_numpy(rng.uniform(-0.4, 59.4, (2, 50, 3, 2)).astype(np.float32))
+    torch.testing.assert_close(share_inside(start, end, grid).sum((-1, -2)), torch.ones(50, 3), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("skeleton", [UPPER8, LSP14, H36M17], ids=lambda s: s.name)
+@pytest.mark.parametrize("kind", [JointWindows, PartWindows])
+def test_absent_joints_count_in_no_window(kind, skeleton):
+    codec = kind(skeleton, small_grid())
+    joints = torch.rand(4, len(skeleton), 2) * 64
+    state = torch.full((4, len(skeleton)), OCCLUDED)
+    wrist = skeleton.index("left_wrist")
+    state[1, wrist], joints[1, wrist] = ABSENT, torch.nan
+    target, mask = codec.encode(joints, state)
+    assert target.shape == mask.shape == (4, codec.outputs) and set(target.unique().tolist()) <= {0, 1}
+    lost = [k for k, name in enumerate(codec.names) if name in ("left_wrist", "left_lower_arm")]
+    counts = mask.reshape(4, len(codec.names), -1)
+    assert (counts[1, lost] == 0).all() and counts.sum() == (4 * len(codec.names) - 1) * 64
+    output = torch.randn(4, codec.outputs, requires_grad=True)
+    codec.loss(output, target, mask).backward()
+    assert torch.isfinite(output.grad).all() and torch.equal(output.grad != 0, mask > 0)
+
+
+def test_parts_can_be_left_out():
+    codec = PartWindows(UPPER8, small_grid(), without=("left_upper_arm", "head"))
+    _, mask = codec.encode(torch.rand(2, 8, 2) * 64, torch.full((2, 8), VISIBLE))
+    asked = mask.reshape(2, 7, -1).amax(-1)[0].bool().tolist()
+    assert dict(zip(codec.names, asked, strict=True)) == {name: name not in codec.without for name in codec.names}
+
+
+def test_detection_loss_against_a_slow_loop():
+    codec = JointWindows(UPPER8, WindowGrid(20, 10, 10))
+    output, target = torch.randn(3, 32), (torch.rand(3, 32) < 0.3).float()
+    mask = (torch.rand(3, 32) < 0.7).float()
+    total = count = 0.0
+    for o, t, m in zip(output.flatten(), target.flatten(), mask.flatten(), strict=True):
+        if m:
+            p = 1 / (1 + np.exp(-float(o)))
+            total, count = total - np.log(p if t else 1 - p), count + 1
+    assert codec.loss(output, target, mask).item() == pytest.approx(total / count, rel=1e-5)
+    assert codec.loss(output, target, torch.zeros(3, 32)).item() == 0
+
+
+@given(seed=st.integers(0, 10_000))
+def test_a_perfect_answer_decodes_to_a_point_near_the_joint(seed):
+    codec = JointWindows(LSP14, small_grid())
+    rng = np.random.default_rng(seed)
+    joints = torch.from_numpy(rng.uniform(0, 63, (3, 14, 2)).astype(np.float32))
+    target, _ = codec.encode(joints, torch.full((3, 14), VISIBLE))
+    logits = (target - 0.5) * 60
+    window, stride = codec.grid.window, codec.grid.stride
+    soft, hard = codec.decode(logits), codec.decode(logits, hard=True)
+    # the windows that hold a joint lie on either side of it; their mean is off by less than half a step, or by half a
+    # window where the border leaves none on one side
+    assert (soft - joints).abs().max() <= window / 2 + 1e-3
+    inner = ((joints > window) & (joints < 63 - window)).all(-1)
+    assert not inner.any() or (soft - joints)[inner].abs().max() <= stride / 2 + 1e-3
+    assert (hard - joints).abs().max() <= window / 2 + 1e-3
+
+
+def test_the_picture_of_a_detection_peaks_where_the_window_is():
+    codec = PartWindows(UPPER8, WindowGrid(112))
+    probability = torch.zeros(1, 7, 8, 8)
+    probability[0, 2, 3, 5] = 0.8
+    picture = codec.paint(probability)
+    assert picture.shape == (1, 7, 112, 112) and picture[0, [0, 1, 3]].abs().max() == 0
+    row, column = divmod(int(picture[0, 2].argmax()), 112)
+    assert (column, row) in [(74, 50), (75, 50), (74, 51), (75, 51)]   # 12 * 5 + 14.5, 12 * 3 + 14.5
+    assert picture.max() == pytest.approx(0.8 * np.exp(-0.5 / (2 * 15 ** 2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (lambda: WindowGrid(0), "at least 1 pixel"), (lambda: WindowGrid(64, 17, 0), "at least 1 pixel"),
+    (lambda: WindowGrid(20, 30, 5), "does not fit"), (lambda: PartWindows(LSP14, small_grid(), 1.0), "below 1"),
+    (lambda: PartWindows(LSP14, small_grid(), without=("left_wing",)), "has no part left_wing; it has torso"),
+    (lambda: PartWindows(UPPER8, small_grid(), without=UPPER8.limb_names), "no part would be left")])
+def test_impossible_windows_are_refused_at_once(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
