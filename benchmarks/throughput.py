@@ -108,7 +108,7 @@ class Bench:
         self.data, self.batch = data, batch
         self.config = training.TrainConfig(batch=batch, device="cpu")
         self.codec = Coordinates(len(LSP14), CROP)
-        self.network = networks.build_regressor("small", self.codec.outputs, 0)
+        self.network = networks.build_network("small", {"regression": self.codec.outputs}, 0)
         self.network.normalise_with(centre(torch.from_numpy(data.images[:500]), CROP))
         self.network.to(memory_format=torch.channels_last).train()
         self.optimizer = training._optimizer(self.network, self.config)

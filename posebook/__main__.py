@@ -17,7 +17,7 @@ from posebook.datasets import download_lspet, load
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import LSP14, SKELETONS
-from posebook.targets import Coordinates
+from posebook.targets import TASKS, Coordinates, build_codecs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,8 +44,13 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train a network, or continue a stopped training")
     _data_options(train)
-    train.add_argument("--task", choices=["regression"], default="regression")
-    train.add_argument("--out", type=Path, help="folder of the run (default runs/TASK-DATASET-SEED)")
+    train.add_argument("--tasks", nargs="+", choices=TASKS, default=["regression"],
+                       help="what the network is asked for (default: regression)")
+    train.add_argument("--weight", action="append", default=[], type=_weight, metavar="TASK=NUMBER",
+                       help="factor of a task's loss, default 1; may be repeated")
+    train.add_argument("--without-parts", nargs="+", default=[], metavar="PART",
+                       help="parts that are never asked about")
+    train.add_argument("--out", type=Path, help="folder of the run (default runs/TASKS-DATASET-SEED)")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--size", choices=["small", "paper-a"], default="small",
                        help="small: 64 px, for a CPU; paper-a: the paper's 112 px, for a GPU")
@@ -102,6 +107,14 @@ def _data_options(parser: argparse.ArgumentParser, default: str | None = None) -
     parser.add_argument("--data", type=Path, help="folder of the data set (of lspet for people+lspet)")
 
 
+def _weight(text: str) -> tuple[str, float]:
+    task, _, number = text.partition("=")
+    try:
+        return task, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TASK=NUMBER") from None
+
+
 def _place(text: str) -> tuple[str, Path | None]:
     name, _, folder = text.partition("=")
     return name, Path(folder) if folder else None
@@ -127,18 +140,21 @@ NUMBERS = {"epochs": int, "batch": int, "rate": float, "warmup": float, "patienc
 
 def _config(options: argparse.Namespace) -> training.TrainConfig:
     given = {name: getattr(options, name) for name in (*NUMBERS, "optimizer") if getattr(options, name) is not None}
-    config = replace(RECIPE, seed=options.seed, device=options.device, normalise=not options.no_normalise,
-                     mean_start=not options.no_mean_start, **given)
+    config = replace(RECIPE, seed=options.seed, weights=dict(options.weight), device=options.device,
+                     normalise=not options.no_normalise, mean_start=not options.no_mean_start, **given)
     return replace(config, augmentation=augment.NONE) if options.no_augmentation else config
 
 
 def _train(options: argparse.Namespace) -> None:
-    out = options.out or Path("runs") / f"{options.task}-{options.dataset}-{options.seed}"
+    tasks = [task for task in TASKS if task in options.tasks]
+    out = options.out or Path("runs") / f"{'+'.join(tasks)}-{options.dataset}-{options.seed}"
     config = _config(options)
-    network = networks.build_regressor(options.size, 2 * len(LSP14), options.seed)
+    codecs = build_codecs(tuple(tasks), LSP14, networks.SIZES[options.size], tuple(options.without_parts))
+    outputs = {task: codec.outputs for task, codec in codecs.items()}
+    network = networks.build_network(options.size, outputs, options.seed)
     if (out / "record.json").exists():
-        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config)},
-                        {name for name, _ in options.also})
+        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
+                              "without_parts": options.without_parts}, {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
@@ -146,25 +162,26 @@ def _train(options: argparse.Namespace) -> None:
     validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
-    codecs = {"regression": Coordinates(len(LSP14), network.config.crop)}
     if len({name for name, _ in options.also}) < len(options.also):
         raise ValueError("--also names a data set twice; name each once")
     elsewhere = {name: load(name, "validation", folder, **sizes).as_skeleton(LSP14) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
     run = training.train(network, codecs, train_set, validation, config, out)
-    about = {"task": options.task, "dataset": options.dataset, "skeleton": LSP14.name, "seed": options.seed,
+    about = {"tasks": tasks, "dataset": options.dataset, "skeleton": LSP14.name, "seed": options.seed,
              "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
-    record = {"name": out.name, "task": options.task, "dataset": options.dataset, "skeleton": LSP14.name,
-              "training_images": len(train_set), "skipped": train_set.skipped, "network": asdict(network.config),
+    record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
+              "dataset": options.dataset, "skeleton": LSP14.name, "training_images": len(train_set),
+              "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
-              "scores": results.score_with_floors(network, codecs["regression"], train_set, validation),
-              "elsewhere": {name: results.score_with_floors(network, codecs["regression"], train_set, data)
+              "scores": results.score_with_floors(network, codecs, train_set, validation),
+              "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
                             for name, data in elsewhere.items()},
+              "detection": results.score_detection(network, codecs, validation),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
@@ -179,9 +196,9 @@ def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
         raise ValueError(f"{out} is finished, but was not scored on {', '.join(sorted(missing))}; choose another "
                          "folder with --out, or score it with `evaluate`")
     for name, value in results.plain(asked).items():
-        if record[name] != value:
+        if record.get(name) != value:
             raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
-                             f"there: {record[name]}\nhere:  {value}")
+                             f"there: {record.get(name)}\nhere:  {value}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -198,8 +215,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         data = data.subset(data.upright())
         if not len(data):
             raise ValueError(f"nobody in {dataset} {options.split} is upright")
-    codec = Coordinates(len(SKELETONS[about["skeleton"]]), network.config.crop)
-    predictions = {"network": training.predict(network, codec, data),
+    codecs = build_codecs(tuple(network.heads), SKELETONS[about["skeleton"]], network.config.crop)
+    predictions = {head: training.predict(network, codecs[head], data, head=head)
+                   for head in network.heads if head != "parts"}
+    predictions = {**predictions,
                    "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
     for reason, count in data.skipped.items():
         print(f"skipped in {dataset} {options.split}: {count} {reason}")

@@ -346,3 +346,30 @@ def _score(values: np.ndarray, counted: np.ndarray, names: Sequence[str] | None)
     counts, per_image = counted.sum(axis=0), counted.sum(axis=1)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that says: nothing counted
         return Score(values.sum(axis=0) / counts, counts, names, values.sum(axis=1) / per_image)
+
+
+def average_precision(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the precision-recall curve of a detector: the mean over the positives of the precision at their rank.
+
+    Answers with equal scores share one rank (their last), so that ties cannot be broken in the detector's favour.
+
+    Args:
+        score: (M,) higher is surer; positive: (M,) bool.
+
+    Returns:
+        1 for a perfect order, about the share of positives for random scores, NaN without a positive.
+
+    Raises:
+        ValueError: if the shapes differ or a score is NaN.
+    """
+    score, positive = np.asarray(score), np.asarray(positive, bool)
+    if score.shape != positive.shape or score.ndim != 1:
+        raise ValueError(f"scores {score.shape} and labels {positive.shape} must be two lists of one length")
+    if np.isnan(score).any():
+        raise ValueError("a score is NaN; look at the network's answers")
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    hits, ranks = positive[order].cumsum(), np.arange(1, len(score) + 1)
+    last = np.searchsorted(-score[order], -score[order], side="right") - 1  # of those with the same score
+    return float((hits[last] / ranks[last])[positive[order]].mean())

@@ -54,18 +54,25 @@ class Config:
     normalise_after: int | None = None
 
 
+SIZES = {"small": 64, "paper-a": 112}
+"""Size of a network by name -> side of its input in pixels."""
+
+
 def small(heads: dict[str, Head]) -> Config:
     """The book's size for a CPU: 64 px input, the papers' kernels, few maps."""
-    return Config(crop=64, channels=(16, 32, 32), heads=heads)
+    return Config(crop=SIZES["small"], channels=(16, 32, 32), heads=heads)
 
 
-def paper_a(outputs: int = 16) -> Config:
-    """Paper A's regression network: 112 px; layer sides 104, 52, 48, 24, 20, 10.
+def paper_a(outputs: dict[str, int] | None = None) -> Config:
+    """Paper A's network: 112 px; layer sides 104, 52, 48, 24, 20, 10; one stack of layers for each task.
+
+    Default outputs are the paper's: 16 numbers of regression, 512 joint windows, 448 part windows.
 
     Known from the authors' code: kernels, pooling, 16 maps in conv2 and conv3. Not found, and therefore ours: 16 maps
     in conv1, and the fully connected widths, which we take from paper B.
     """
-    return Config(112, (16, 16, 16), {"regression": Head(outputs, (1024, 2048))})
+    outputs = outputs or {"regression": 16, "joints": 512, "parts": 448}
+    return Config(SIZES["paper-a"], (16, 16, 16), {name: Head(count, (1024, 2048)) for name, count in outputs.items()})
 
 
 def paper_b(detection: bool = False) -> Config:
@@ -75,7 +82,7 @@ def paper_b(detection: bool = False) -> Config:
     """
     heads = {"regression": Head(51, (1024, 2048), keep=0.25, activation="tanh")}
     if detection:
-        heads["joints"] = Head(1700, (1024, 2048), keep=0.25, activation="sigmoid")
+        heads["joints"] = Head(1700, (1024, 2048), keep=0.25)  # logits: the sigmoid is part of the loss
     return Config(112, (32, 64, 64), heads, linear_last=True, normalise_after=1)
 
 
@@ -113,8 +120,11 @@ class PoseNetwork(nn.Module):
         self.trunk = _trunk(config)
         last = layers(config)[-1]
         self.features = last.channels * last.side ** 2
-        self.heads = nn.ModuleDict({name: _stack(self.features, head) for name, head in config.heads.items()})
-        self.apply(_initialise)
+        self.heads = nn.ModuleDict()
+        # the second and further heads draw after all else: trunk and first head of a seed are the same without them
+        for number, (name, head) in enumerate(config.heads.items()):
+            self.heads[name] = _stack(self.features, head)
+            (self if number == 0 else self.heads[name]).apply(_initialise)
 
     def normalise_with(self, images: torch.Tensor) -> None:
         """Set the normalisation from training inputs (N, 3, crop, crop) in 0..1."""
@@ -200,10 +210,21 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def build_regressor(size: str, outputs: int, seed: int) -> PoseNetwork:
-    """A regression network, 'small' or 'paper-a', whose initial weights are ruled by `seed`."""
+def build_network(size: str, outputs: dict[str, int], seed: int) -> PoseNetwork:
+    """A network, 'small' or 'paper-a', with a head for each task (name -> numbers in its answer), the main task first.
+
+    `seed` rules the initial weights; those of the trunk and of the first head do not depend on the other heads.
+
+    Raises:
+        ValueError: for an unknown size, or no task.
+    """
+    if size not in SIZES:
+        raise ValueError(f"the network's size must be one of {', '.join(SIZES)}, not {size!r}")
+    if not outputs:
+        raise ValueError("a network needs at least one head")
     torch.manual_seed(seed)
-    return PoseNetwork(paper_a(outputs) if size == "paper-a" else small({"regression": Head(outputs)}))
+    return PoseNetwork(paper_a(outputs) if size == "paper-a"
+                       else small({name: Head(count) for name, count in outputs.items()}))
 
 
 def save_network(path: str | Path, network: PoseNetwork, about: dict) -> None:

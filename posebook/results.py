@@ -18,7 +18,6 @@ from posebook import floors, metrics, training
 from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
-from posebook.targets import Coordinates
 
 
 def results_folder(kind: str = "results") -> Path:
@@ -116,16 +115,48 @@ def score(predicted: np.ndarray, data: PoseDataset) -> dict:
             "pck_interval": bootstrap_mean(pck.per_image)}
 
 
-def score_with_floors(network: PoseNetwork, codec: Coordinates, train_set: PoseDataset,
+def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset,
                       data: PoseDataset) -> dict[str, dict[str, dict]]:
-    """Scores of network, mean pose and nearest neighbour, on all images and on upright people."""
-    predictions = {"network": training.predict(network, codec, data),
-                   "mean_pose": floors.predict_mean_pose(floors.mean_pose(train_set), data),
-                   "nearest_neighbour": floors.predict_nearest(train_set, data, codec.size)}
+    """Scores of network, mean pose and nearest neighbour, on all images and on upright people.
+
+    "network" is the regressor; a network with joint windows gives "joint_windows" (the soft point) and
+    "best_window" (the centre of the most probable one) too.
+    """
+    predictions = {}
+    if "regression" in codecs:
+        predictions["network"] = training.predict(network, codecs["regression"], data)
+    if "joints" in codecs:
+        for name, hard in (("joint_windows", False), ("best_window", True)):
+            predictions[name] = training.predict(network, codecs["joints"], data, head="joints", hard=hard)
+    size = network.config.crop
+    predictions["mean_pose"] = floors.predict_mean_pose(floors.mean_pose(train_set), data)
+    predictions["nearest_neighbour"] = floors.predict_nearest(train_set, data, size)
     upright = np.flatnonzero(data.upright())
     subsets = {"all": np.arange(len(data)), "upright": upright}
     return {name: {who: score(pose[index], data.subset(index)) for who, pose in predictions.items()}
             for name, index in subsets.items() if len(index)}
+
+
+def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
+                    data: PoseDataset) -> dict[str, dict[str, dict]]:
+    """Average precision of each detector over all windows of all images: task -> name -> {"ap", "chance"}.
+
+    `chance` is the share of windows that are positive, the average precision of random answers. What is not labelled
+    does not count.
+    """
+    outputs = training.run_network(network, data, amp=False)
+    joints, state = training.central_labels(data, network.config.crop)
+    found: dict[str, dict[str, dict]] = {}
+    for task, codec in codecs.items():
+        if task == "regression":
+            continue
+        shape = (len(data), len(codec.names), -1)
+        target, mask = (part.reshape(shape).numpy() > 0 for part in codec.encode(joints, state))
+        answers = outputs[task].reshape(shape).numpy()
+        found[task] = {name: {"ap": metrics.average_precision(answers[:, k][mask[:, k]], target[:, k][mask[:, k]]),
+                              "chance": float(target[:, k][mask[:, k]].mean()) if mask[:, k].any() else float("nan")}
+                       for k, name in enumerate(codec.names)}
+    return found
 
 
 def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0) -> dict[str, float]:

@@ -98,8 +98,8 @@ class WindowGrid:
         return torch.stack(torch.meshgrid(middle, middle, indexing="xy"), dim=-1)
 
 
-def small_grid(crop: int = 64) -> WindowGrid:
-    """Paper A's 8 x 8 windows at the book's size: 17 px in steps of 7 where the paper has 30 and 12 of 112."""
+def paper_a_grid(crop: int = 64) -> WindowGrid:
+    """Paper A's 8 x 8 windows for an input of any size: 30 px in steps of 12 at 112 px, 17 in steps of 7 at 64 px."""
     return WindowGrid(crop, round(30 * crop / 112), round(12 * crop / 112))
 
 
@@ -259,3 +259,25 @@ class PartWindows(_Windows):
             asked = torch.tensor([name not in self.without for name in self.names], device=joints.device)
             counts = counts & asked
         return self._spread(share_inside(start, end, self.grid) > self.share, counts)
+
+
+TASKS = ("regression", "joints", "parts")
+"""What a network can be asked for; the names of its heads."""
+
+
+def build_codecs(tasks: tuple[str, ...], skeleton: Skeleton, size: int,
+                 without: tuple[str, ...] = ()) -> dict[str, Coordinates | JointWindows | PartWindows]:
+    """The codecs of some tasks, in the order of `TASKS`, with paper A's windows scaled to the input.
+
+    Args:
+        size: side of the network's input, pixels; without: parts that are never asked about.
+
+    Raises:
+        ValueError: for an unknown task or part, or none.
+    """
+    if not tasks or set(tasks) - set(TASKS):
+        raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {', '.join(tasks) or 'none'}")
+    grid = paper_a_grid(size)
+    makers = {"regression": lambda: Coordinates(len(skeleton), size), "joints": lambda: JointWindows(skeleton, grid),
+              "parts": lambda: PartWindows(skeleton, grid, without=without)}
+    return {task: makers[task]() for task in TASKS if task in tasks}

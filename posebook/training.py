@@ -26,9 +26,10 @@ from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT
-from posebook.targets import Coordinates
+from posebook.targets import Coordinates, JointWindows, PartWindows
 
 CHECKPOINT = "checkpoint.pt"
+Codec = Coordinates | JointWindows | PartWindows
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TrainConfig:
         normalise: subtract the mean image and divide by the spread of the pixels; else pixels stay in 0..1.
         augmentation: see `augment.Augmentation`.
         device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
+        weights: task -> factor of its loss in the sum; a task that is not named has 1, one with 0 is not computed.
     """
 
     epochs: int = 150
@@ -62,12 +64,20 @@ class TrainConfig:
     augmentation: Augmentation = field(default=BOOK)
     device: str = "auto"
     amp: bool = True
+    weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.rate <= 0 or self.warmup < 0 or self.patience < 0:
             raise ValueError(f"epochs, batch and rate must be positive, warmup and patience not negative: {self}")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer must be adamw or sgd, not {self.optimizer!r}")
+        for task, weight in self.weights.items():
+            if not (np.isfinite(weight) and weight >= 0):
+                raise ValueError(f"the weight of {task} must be a number, at least 0, not {weight}")
+
+    def weight(self, task: str) -> float:
+        """The factor of a task's loss."""
+        return self.weights.get(task, 1.0)
 
 
 @dataclass
@@ -90,12 +100,14 @@ def _half(device: torch.device) -> torch.dtype:
     return torch.float16 if old else torch.bfloat16
 
 
-def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDataset, validation: PoseDataset,
+def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset, validation: PoseDataset,
           config: TrainConfig, folder: str | Path | None = None, progress: bool = True) -> Run:
     """Train `network` on `training` and watch `validation`; which weights are kept, see `TrainConfig.patience`.
 
     Args:
-        network: heads named as the codecs; codecs: task -> codec; their losses are added.
+        network: heads named as the codecs; codecs: task -> codec; the sum of their losses, with the weights of
+            `config`, is what is learned. History rows hold the sum (train_loss, validation_loss) and its parts
+            (train_losses, validation_losses: task -> loss, without weight).
         folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
             nothing and cannot be resumed.
         progress: show a progress bar.
@@ -104,7 +116,7 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
         ValueError: if network, codecs and data do not fit, or `folder` holds a checkpoint of a different run.
         FloatingPointError: when the loss is not finite; the batch is saved in `folder` as nonfinite-batch.pt.
     """
-    _check(network, codecs, training, validation)
+    _check(network, codecs, config, training, validation)
     device = pick_device(config.device)
     folder = Path(folder) if folder is not None else None
     size = network.config.crop
@@ -113,7 +125,7 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
     else:
         network.mean_image.zero_()
         network.spread.fill_(1)
-    if config.mean_start:
+    if config.mean_start and "regression" in codecs:
         network.start_at("regression", mean_target(training, codecs["regression"]))
     network.to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(network, config)
@@ -130,7 +142,8 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
         began = time.perf_counter()
         losses = _epoch(network, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
         seconds = time.perf_counter() - began
-        row = {"epoch": epoch, "train_loss": losses, **validate(network, codecs, validation, config),
+        row = {"epoch": epoch, "train_loss": _weighted(losses, config), "train_losses": losses,
+               **validate(network, codecs, validation, config),
                "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
         history.append(row)
         if row["validation_loss"] < best["loss"]:
@@ -145,16 +158,18 @@ def train(network: PoseNetwork, codecs: dict[str, Coordinates], training: PoseDa
     return Run(network, history, best["epoch"] if config.patience else history[-1]["epoch"])
 
 
-def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> float:
-    """One pass over the data; returns the mean loss. This is the loop that the book is about."""
+def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> dict[str, float]:
+    """One pass over the data; returns the mean loss of each task. This is the loop that the book is about."""
     network.train()
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
-    total = 0.0
+    totals = dict.fromkeys(codecs, 0.0)
     batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
     for step, (index, images, joints, state) in enumerate(batches):
         with torch.autocast(device.type, _half(device), enabled=config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last))
-        loss = sum(codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items())
+        losses = {name: codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items()
+                  if config.weight(name)}
+        loss = _weighted(losses, config)
         value = loss.item()
         if not np.isfinite(value):
             _stop_not_finite(value, epoch, step, data.subset(index), folder)
@@ -164,8 +179,14 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        total += value * len(index)
-    return total / len(data)
+        for name, part in losses.items():
+            totals[name] += part.item() * len(index)
+    return {name: total / len(data) for name, total in totals.items()}
+
+
+def _weighted(losses: dict, config: TrainConfig):
+    """The sum of the tasks' losses, each with its weight."""
+    return sum(config.weight(name) * loss for name, loss in losses.items())
 
 
 def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[np.ndarray, ...]]:
@@ -199,22 +220,28 @@ def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float
     return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (now - config.warmup) / max(1e-9, config.epochs - config.warmup)))))
 
 
-def validate(network: PoseNetwork, codecs: dict[str, Coordinates], data: PoseDataset,
-             config: TrainConfig) -> dict[str, float]:
-    """Loss, PCK@0.2 (torso) and spread on the central crops of a data set.
+def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig) -> dict:
+    """Losses, and for each task that gives a pose its PCK@0.2 (torso), on the central crops of a data set.
+
+    The regression's is called validation_pck, the joint windows' validation_pck_joints.
 
     `spread` is the standard deviation of the predicted joints over images, over that of the true joints. It is the
     collapse detector: a network that answers every image with the same pose has spread 0.
     """
     outputs = run_network(network, data, config.device, config.amp)
-    joints = torch.from_numpy(geometry.transform(_to_input(data, network.config.crop), data.joints))
-    state = torch.from_numpy(data.state)
-    loss = sum(codec.loss(outputs[name], *codec.encode(joints, state)).item() for name, codec in codecs.items())
-    predicted = codecs["regression"].decode(outputs["regression"]).numpy()
-    row = {"validation_loss": loss, "spread": spread(predicted, joints.numpy(), data.state)}
-    if {"left_hip", "right_hip"} <= set(data.skeleton.joints):
-        torso = metrics.torso_diameter(joints.numpy(), data.state, data.skeleton)
-        row["validation_pck"] = metrics.pck(predicted, joints.numpy(), data.state, torso, 0.2).mean
+    joints, state = central_labels(data, network.config.crop)
+    losses = {name: codec.loss(outputs[name], *codec.encode(joints, state)).item() for name, codec in codecs.items()}
+    row = {"validation_loss": _weighted(losses, config), "validation_losses": losses}
+    true = joints.numpy()
+    for name, key in (("regression", "validation_pck"), ("joints", "validation_pck_joints")):
+        if name not in codecs:
+            continue
+        predicted = codecs[name].decode(outputs[name]).numpy()
+        if name == "regression":
+            row["spread"] = spread(predicted, true, data.state)
+        if {"left_hip", "right_hip"} <= set(data.skeleton.joints):
+            torso = metrics.torso_diameter(true, data.state, data.skeleton)
+            row[key] = metrics.pck(predicted, true, data.state, torso, 0.2).mean
     return row
 
 
@@ -239,9 +266,12 @@ def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", a
     return {name: torch.cat(parts) for name, parts in answers.items()}
 
 
-def predict(network: PoseNetwork, codec: Coordinates, data: PoseDataset, device: str = "auto") -> np.ndarray:
-    """Regressed joints (N, J, 2) in pixels of the *source images*. Full precision, so that a record can be repeated."""
-    inputs = codec.decode(run_network(network, data, device, amp=False)["regression"]).numpy()
+def predict(network: PoseNetwork, codec: Coordinates | JointWindows, data: PoseDataset, device: str = "auto",
+            head: str = "regression", hard: bool = False) -> np.ndarray:
+    """Joints (N, J, 2) that a head gives, in pixels of the *source images*. Full precision, so that a record can be
+    repeated. `hard`: of joint windows, the centre of the best (see `JointWindows.decode`)."""
+    answers = run_network(network, data, device, amp=False)[head]
+    inputs = (codec.decode(answers, hard=True) if hard else codec.decode(answers)).numpy()
     to_stored = geometry.invert(_to_input(data, network.config.crop))
     return geometry.transform(data.to_source, geometry.transform(to_stored, inputs))
 
@@ -255,6 +285,11 @@ def predict_pose(network: PoseNetwork, codec: Coordinates, image: np.ndarray,
     answer = network(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).float() / 255)
     joints = codec.decode(answer["regression"])[0].numpy()
     return geometry.transform(geometry.invert(geometry.crop_matrix(square, network.config.crop)), joints)
+
+
+def central_labels(data: PoseDataset, crop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joints (N, J, 2) in pixels of the central crop, and their state (N, J)."""
+    return torch.from_numpy(geometry.transform(_to_input(data, crop), data.joints)), torch.from_numpy(data.state)
 
 
 def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
@@ -271,9 +306,13 @@ def mean_target(data: PoseDataset, codec: Coordinates) -> torch.Tensor:
     return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
 
 
-def _check(network: PoseNetwork, codecs: dict[str, Coordinates], *sets: PoseDataset) -> None:
+def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, *sets: PoseDataset) -> None:
     if set(codecs) != set(network.heads):
         raise ValueError(f"the network has heads {sorted(network.heads)}, the codecs are {sorted(codecs)}")
+    if unknown := sorted(set(config.weights) - set(codecs)):
+        raise ValueError(f"a weight is given for {', '.join(unknown)}, but the tasks are {', '.join(codecs)}")
+    if not any(config.weight(name) for name in codecs):
+        raise ValueError("all tasks have the weight 0: nothing would be learned")
     for data in sets:
         if data.skeleton != sets[0].skeleton:
             raise ValueError(f"{data.name} {data.split} is labelled with {data.skeleton.name}, {sets[0].name} "
@@ -285,9 +324,13 @@ def _check(network: PoseNetwork, codecs: dict[str, Coordinates], *sets: PoseData
                              f"network's input of {network.config.crop} px")
     for name, codec in codecs.items():
         head = network.config.heads[name]
-        if head.outputs != codec.outputs or codec.joints != len(sets[0].skeleton):
-            raise ValueError(f"head {name} gives {head.outputs} numbers; {sets[0].skeleton.name} with this codec "
-                             f"needs {2 * len(sets[0].skeleton)}")
+        own = codec.joints == len(sets[0].skeleton) if isinstance(codec, Coordinates) else (
+            codec.skeleton == sets[0].skeleton)
+        if not own:
+            raise ValueError(f"the codec of {name} is for another skeleton than the data's, {sets[0].skeleton.name}")
+        if head.outputs != codec.outputs:
+            raise ValueError(f"head {name} gives {head.outputs} numbers; its codec with {sets[0].skeleton.name} needs "
+                             f"{codec.outputs}")
         if codec.size != network.config.crop:
             raise ValueError(f"the codec of {name} is for {codec.size} px, the network's input has "
                              f"{network.config.crop} px")

@@ -210,6 +210,28 @@ def test_the_other_commands_pass_on_what_they_are_told(tmp_path, monkeypatch, ca
     assert recipe == synthesis.Recipe(things=0, lens=False) and calls[1][3] == 0 and calls[1][5] == 1
 
 
+def test_several_tasks_are_trained_scored_and_evaluated(desk, capsys):
+    train = ("train", "--data", "people", "--epochs", 1, "--batch", 5, "--limit", 5, "--device", "cpu", "--weight",
+             "joints=0.5", "--also", "people=people", "--tasks", "parts", "regression", "joints",
+             "--without-parts", "head")
+    code, out, err = run(capsys, *train)
+    assert code == 0, err
+    record = results.read_record(desk / "runs" / "regression+joints+parts-people-0" / "record.json")
+    assert record["tasks"] == ["regression", "joints", "parts"] and record["config"]["weights"] == {"joints": 0.5}
+    assert set(record["scores"]["all"]) == {"network", "joint_windows", "best_window", "mean_pose", "nearest_neighbour"}
+    assert set(record["elsewhere"]) == {"people"} and set(record["detection"]) == {"joints", "parts"}
+    assert record["detection"]["parts"]["head"]["ap"] is None                      # it was never asked about
+    assert 0 < record["detection"]["joints"]["neck"]["chance"] < record["detection"]["joints"]["neck"]["ap"] < 1
+    code, out, _ = run(capsys, "evaluate")
+    assert code == 0 and "regression" in out and "joints" in out
+    code, _, err = run(capsys, *train[:-2])
+    assert code == 2 and "with another without_parts" in err
+    assert "was not scored on lspet" in failed(capsys, *train, "--also", "lspet=nowhere")
+    assert "names a data set twice" in failed(capsys, *train, "--also", "people", "--out", "other")
+    assert "has no part wings" in failed(capsys, *train[:-2], "--without-parts", "wings", "--out", "other")
+    assert "a weight is given for heads" in failed(capsys, *train, "--weight", "heads=1", "--out", "other")
+
+
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["train", "--epochs", "many"], ["download", "coco"]])
 def test_wrong_commands_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

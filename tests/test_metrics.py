@@ -545,3 +545,26 @@ def test_other_bad_input():
             metrics.box_size(boxes)
     with pytest.raises(ValueError, match="boxes must be"):
         metrics.box_size([0, 0, 1, 1])
+
+
+# ------------------------------------------------------------------------------------------------- detectors
+
+
+def test_average_precision_of_known_orders():
+    labels = np.array([1, 0, 1, 0, 0], bool)
+    assert metrics.average_precision([5, 4, 3, 2, 1], labels) == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.average_precision([9, 1, 8, 2, 3], labels) == 1
+    assert metrics.average_precision([1, 2, 0, 3, 4], labels) == pytest.approx((1 / 4 + 2 / 5) / 2)
+    assert metrics.average_precision([7] * 5, labels) == pytest.approx(2 / 5)      # ties are not broken in its favour
+    assert np.isnan(metrics.average_precision([1.0, 2], [False, False]))
+
+
+def test_average_precision_of_random_scores_is_the_share_of_positives():
+    rng = np.random.default_rng(0)
+    assert metrics.average_precision(rng.random(20_000), rng.random(20_000) < 0.2) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize("score, labels, message", [([1.0], [True, False], "one length"), ([np.nan], [True], "is NaN")])
+def test_average_precision_refuses(score, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.average_precision(score, labels)

@@ -13,7 +13,7 @@ from posebook.networks import (
     Config,
     Head,
     PoseNetwork,
-    build_regressor,
+    build_network,
     count_parameters,
     layers,
     load_network,
@@ -115,7 +115,7 @@ def test_keep_is_the_probability_to_keep_a_unit():
     for head in network.heads.values():
         assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.75]
         assert [type(layer).__name__ for layer in head][:3] == ["Linear", "ReLU", "Dropout"]
-    assert isinstance(network.heads["regression"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Sigmoid)
+    assert isinstance(network.heads["regression"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Linear)
     dropout = nn.Dropout(PoseNetwork(tiny(keep=0.25)).heads["regression"][2].p)
     assert (dropout(torch.ones(20_000)) > 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert not any(isinstance(layer, nn.Dropout) for layer in PoseNetwork(tiny()).heads["regression"])
@@ -161,11 +161,11 @@ def build_tiny(seed=0):
 
 
 def test_a_seed_rules_the_initial_weights():
-    one, same, other = (build_regressor("small", 28, seed) for seed in (1, 1, 2))
+    one, same, other = (build_network("small", {"regression": 28}, seed) for seed in (1, 1, 2))
     for a, b in zip(one.parameters(), same.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(one.trunk.conv1.weight, other.trunk.conv1.weight)
-    assert build_regressor("paper-a", 28, 0).config == paper_a(28)
+    assert build_network("paper-a", {"regression": 28}, 0).config == paper_a({"regression": 28})
 
 
 def test_saved_weights_come_back_in_half_precision(tmp_path):
@@ -248,3 +248,20 @@ def test_a_damaged_or_foreign_file_gives_one_sentence_and_runs_nothing(tmp_path,
     with pytest.raises(ValueError, match="does not hold a network of this book, or is damaged") as error:
         load_network(path)
     assert str(path) in str(error.value) and not sprung.exists()
+
+
+def test_further_heads_leave_the_weights_of_the_first_as_they_were():
+    alone = build_network("small", {"regression": 28}, 4).state_dict()
+    three = build_network("small", {"regression": 28, "joints": 896, "parts": 640}, 4).state_dict()
+    assert all(torch.equal(value, three[name]) for name, value in alone.items()) and len(three) > len(alone)
+    with pytest.raises(ValueError, match="size must be one of small, paper-a"):
+        build_network("large", {"regression": 28}, 0)
+    with pytest.raises(ValueError, match="at least one head"):
+        build_network("small", {}, 0)
+
+
+def test_paper_a_has_a_stack_for_each_of_its_three_tasks():
+    with torch.device("meta"):
+        network = PoseNetwork(paper_a())
+    assert {name: head[-1].out_features for name, head in network.heads.items()} == {
+        "regression": 16, "joints": 512, "parts": 448}

@@ -83,7 +83,7 @@ def test_network_and_floors_are_scored_on_the_same_images():
     joints = data.joints.copy()
     joints[0, :, 1] = 39 - joints[0, :, 1]                  # one stands on her head
     data = replace(data, joints=joints)
-    found = results.score_with_floors(PoseNetwork(tiny()), CODECS["regression"], train, data)
+    found = results.score_with_floors(PoseNetwork(tiny()), CODECS, train, data)
     assert found["all"]["network"]["images"] == 6 and found["upright"]["network"]["images"] == 5
     assert set(found["all"]) == {"network", "mean_pose", "nearest_neighbour"}
     expected = results.score(floors.predict_mean_pose(floors.mean_pose(train), data), data)

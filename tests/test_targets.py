@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
 from posebook.targets import (
+    TASKS,
     Coordinates,
     JointWindows,
     PartWindows,
     WindowGrid,
+    build_codecs,
+    paper_a_grid,
     points_inside,
     share_inside,
-    small_grid,
 )
 
 CODEC = Coordinates(joints=3, size=64)
@@ -81,7 +83,7 @@ def test_half_precision_answers_are_compared_and_decoded_in_float32():
 
 # ------------------------------------------------------------------------------------------------- detection windows
 
-GRIDS = [WindowGrid(112), WindowGrid(112, 30, 10), small_grid(), WindowGrid(20, 20, 3), WindowGrid(31, 7, 9)]
+GRIDS = [WindowGrid(112), WindowGrid(112, 30, 10), paper_a_grid(), WindowGrid(20, 20, 3), WindowGrid(31, 7, 9)]
 
 
 def by_hand(start, end, grid):
@@ -125,7 +127,7 @@ def test_windows_equal_the_plain_loop_to_the_bit(grid):
 
 
 def test_the_papers_grids_have_their_sizes():
-    assert WindowGrid(112).side == 8 and WindowGrid(112, 30, 10).side == 10 and small_grid().side == 8
+    assert WindowGrid(112).side == 8 and WindowGrid(112, 30, 10).side == 10 and paper_a_grid().side == 8
     low, high = WindowGrid(112).edges()
     assert (low + 0.5).tolist() == [12 * k for k in range(8)]
     assert (high + 0.5).tolist() == [12 * k + 30 for k in range(8)]
@@ -160,7 +162,7 @@ def test_shares_of_windows_that_tile_the_picture_sum_to_what_is_inside():
 @pytest.mark.parametrize("skeleton", [UPPER8, LSP14, H36M17], ids=lambda s: s.name)
 @pytest.mark.parametrize("kind", [JointWindows, PartWindows])
 def test_absent_joints_count_in_no_window(kind, skeleton):
-    codec = kind(skeleton, small_grid())
+    codec = kind(skeleton, paper_a_grid())
     joints = torch.rand(4, len(skeleton), 2) * 64
     state = torch.full((4, len(skeleton)), OCCLUDED)
     wrist = skeleton.index("left_wrist")
@@ -176,7 +178,7 @@ def test_absent_joints_count_in_no_window(kind, skeleton):
 
 
 def test_parts_can_be_left_out():
-    codec = PartWindows(UPPER8, small_grid(), without=("left_upper_arm", "head"))
+    codec = PartWindows(UPPER8, paper_a_grid(), without=("left_upper_arm", "head"))
     _, mask = codec.encode(torch.rand(2, 8, 2) * 64, torch.full((2, 8), VISIBLE))
     asked = mask.reshape(2, 7, -1).amax(-1)[0].bool().tolist()
     assert dict(zip(codec.names, asked, strict=True)) == {name: name not in codec.without for name in codec.names}
@@ -197,7 +199,7 @@ def test_detection_loss_against_a_slow_loop():
 
 @given(seed=st.integers(0, 10_000))
 def test_a_perfect_answer_decodes_to_a_point_near_the_joint(seed):
-    codec = JointWindows(LSP14, small_grid())
+    codec = JointWindows(LSP14, paper_a_grid())
     rng = np.random.default_rng(seed)
     joints = torch.from_numpy(rng.uniform(0, 63, (3, 14, 2)).astype(np.float32))
     target, _ = codec.encode(joints, torch.full((3, 14), VISIBLE))
@@ -225,9 +227,18 @@ def test_the_picture_of_a_detection_peaks_where_the_window_is():
 
 @pytest.mark.parametrize("wrong, message", [
     (lambda: WindowGrid(0), "at least 1 pixel"), (lambda: WindowGrid(64, 17, 0), "at least 1 pixel"),
-    (lambda: WindowGrid(20, 30, 5), "does not fit"), (lambda: PartWindows(LSP14, small_grid(), 1.0), "below 1"),
-    (lambda: PartWindows(LSP14, small_grid(), without=("left_wing",)), "has no part left_wing; it has torso"),
-    (lambda: PartWindows(UPPER8, small_grid(), without=UPPER8.limb_names), "no part would be left")])
+    (lambda: WindowGrid(20, 30, 5), "does not fit"), (lambda: PartWindows(LSP14, paper_a_grid(), 1.0), "below 1"),
+    (lambda: PartWindows(LSP14, paper_a_grid(), without=("left_wing",)), "has no part left_wing; it has torso"),
+    (lambda: PartWindows(UPPER8, paper_a_grid(), without=UPPER8.limb_names), "no part would be left")])
 def test_impossible_windows_are_refused_at_once(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_codecs_come_in_the_order_of_the_tasks():
+    codecs = build_codecs(("parts", "regression"), UPPER8, 112, without=("head",))
+    assert list(codecs) == ["regression", "parts"] and codecs["parts"].without == ("head",)
+    assert [codec.outputs for codec in build_codecs(TASKS, UPPER8, 112).values()] == [16, 512, 448]
+    for wrong in ((), ("heads",)):
+        with pytest.raises(ValueError, match="tasks must be some of regression, joints, parts"):
+            build_codecs(wrong, UPPER8, 112)

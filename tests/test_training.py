@@ -12,12 +12,12 @@ import pytest
 import torch
 from samples import CODECS, painted, people, pose, tiny
 
-from posebook import floors, geometry, training
+from posebook import floors, geometry, results, training
 from posebook.augment import NONE, Augmentation
 from posebook.datasets import crop_poses
-from posebook.networks import PoseNetwork
-from posebook.skeleton import ABSENT, H36M17, LSP14
-from posebook.targets import Coordinates
+from posebook.networks import Config, Head, PoseNetwork
+from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED
+from posebook.targets import Coordinates, JointWindows, PartWindows, WindowGrid
 from posebook.training import CHECKPOINT, TrainConfig, predict, predict_pose, rate_factor, spread, train
 
 TRAIN, VALIDATION = people(24), people(8, seed=1, split="validation")
@@ -59,8 +59,8 @@ def test_the_loss_falls_and_beats_the_mean_pose():
 def test_history_says_what_happened():
     run = fit()
     assert [row["epoch"] for row in run.history] == [0, 1, 2]
-    assert set(run.history[0]) == {"epoch", "train_loss", "validation_loss", "spread", "validation_pck", "rate",
-                                   "seconds"}
+    assert set(run.history[0]) == {"epoch", "train_loss", "train_losses", "validation_loss", "validation_losses",
+                                   "spread", "validation_pck", "rate", "seconds"}
     assert run.kept_epoch == 2
     again = training.validate(run.network, CODECS, VALIDATION, CONFIG)
     assert again["validation_loss"] == run.history[-1]["validation_loss"]
@@ -361,12 +361,13 @@ def test_mean_target_is_the_constant_that_loses_least():
 
 @pytest.mark.parametrize("change, message", [
     ({"codecs": {"joints": Coordinates(14, 32)}}, "heads .*regression.*codecs are .*joints"),
-    ({"codecs": {"regression": Coordinates(17, 32)}}, "needs 28"),
+    ({"codecs": {"regression": Coordinates(17, 32)}}, "regression is for another skeleton than the data's, LSP14"),
     ({"codecs": {"regression": Coordinates(14, 64)}}, "codec of regression is for 64 px"),
     ({"training": TRAIN.subset(np.zeros(24, bool))}, "painted train is empty"),
     ({"training": people(4, side=30)}, "stored crops of 30 px are smaller"),
     ({"validation": people(4, skeleton=H36M17)}, "labelled with H36M17, painted train with LSP14"),
-    ({"training": people(4, skeleton=H36M17), "validation": people(4, skeleton=H36M17)}, "needs 34")])
+    ({"training": people(4, skeleton=H36M17), "validation": people(4, skeleton=H36M17)},
+     "regression is for another skeleton than the data's, H36M17")])
 def test_parts_that_do_not_fit_are_refused(change, message):
     parts = {"codecs": CODECS, "training": TRAIN, "validation": VALIDATION, **change}
     with pytest.raises(ValueError, match=message):
@@ -436,3 +437,77 @@ def test_a_gpu_learns_what_the_cpu_learns(amp, tmp_path):
     assert without_seconds(again.history) == without_seconds(gpu.history)
     found = predict(gpu.network, CODECS["regression"], VALIDATION, "cuda")
     np.testing.assert_allclose(found, predict(gpu.network, CODECS["regression"], VALIDATION, "cpu"), atol=0.1)
+
+
+# ------------------------------------------------------------------------------------------------- several tasks
+
+GRID = WindowGrid(32, 9, 4)
+THREE = {"regression": Coordinates(14, 32), "joints": JointWindows(LSP14, GRID), "parts": PartWindows(LSP14, GRID)}
+
+
+def three_tasks(seed=0, tasks=tuple(THREE)):
+    torch.manual_seed(seed)
+    heads = {name: Head(THREE[name].outputs, (16,)) for name in tasks}
+    return PoseNetwork(Config(32, (4, 4), heads, kernels=(5, 3)))
+
+
+def train_three(config=CONFIG, tasks=tuple(THREE), **options):
+    codecs = {name: THREE[name] for name in tasks}
+    return train(three_tasks(tasks=tasks), codecs, TRAIN, VALIDATION, config, progress=False, **options)
+
+
+def test_the_loss_is_the_weighted_sum_of_the_tasks():
+    run = train_three(replace(CONFIG, weights={"joints": 0.5, "parts": 0.0}))
+    for row in run.history:
+        assert set(row["validation_losses"]) == set(THREE) and row["train_losses"]["parts"] == 0
+        for split in ("train", "validation"):
+            parts = row[f"{split}_losses"]
+            assert row[f"{split}_loss"] == pytest.approx(parts["regression"] + 0.5 * parts["joints"], rel=1e-5)
+        assert {"validation_pck", "validation_pck_joints"} <= set(row)
+
+
+def test_a_task_of_weight_zero_teaches_nothing():
+    with_parts = train_three(replace(CONFIG, weights={"parts": 0.0, "joints": 0.0}, decay=0.0))
+    alone = train_three(replace(CONFIG, decay=0.0), tasks=("regression",))
+    for name, value in alone.network.state_dict().items():
+        torch.testing.assert_close(value, with_parts.network.state_dict()[name], msg=name)
+
+
+def test_detection_learns_and_finds_joints():
+    config = replace(CONFIG, epochs=40, rate=1e-2, augmentation=NONE, decay=0.0)
+    run = train_three(config, tasks=("joints", "parts"))
+    first, last = run.history[0]["train_losses"], run.history[-1]["train_losses"]
+    assert all(last[task] < 0.5 * first[task] for task in last)
+    found = predict(run.network, THREE["joints"], TRAIN, "cpu", head="joints")
+    floor = floors.predict_mean_pose(floors.mean_pose(TRAIN), TRAIN)
+    error, floor_error = (np.linalg.norm(p - TRAIN.source_joints, axis=-1).mean() for p in (found, floor))
+    assert error < 0.9 * floor_error
+    precision = results.score_detection(run.network, {k: THREE[k] for k in ("joints", "parts")}, TRAIN)
+    for task in ("joints", "parts"):
+        assert list(precision[task]) == list(THREE[task].names)
+        assert np.mean([p["ap"] for p in precision[task].values()]) > 3 * np.mean(
+            [p["chance"] for p in precision[task].values()])
+
+
+def test_crops_without_a_person_teach_the_detectors_only():
+    """A pose far outside of the picture: no window holds it, and the regressor's mask is empty."""
+    nobody = replace(TRAIN, joints=np.full_like(TRAIN.joints, -1e4), state=np.full_like(TRAIN.state, OCCLUDED))
+    for name, codec in THREE.items():
+        target, mask = codec.encode(torch.from_numpy(nobody.joints), torch.from_numpy(nobody.state))
+        assert (mask.sum() == 0) == (name == "regression") and (name == "regression" or target.sum() == 0)
+
+
+@pytest.mark.parametrize("weights, message", [
+    ({"joints": -1.0}, "weight of joints must be a number, at least 0"), ({"joints": float("nan")}, "must be a number"),
+    ({"heads": 1.0}, "a weight is given for heads"), (dict.fromkeys(THREE, 0.0), "all tasks have the weight 0")])
+def test_impossible_weights_are_refused_before_the_first_epoch(weights, message):
+    with pytest.raises(ValueError, match=message):
+        train_three(replace(CONFIG, weights=weights))
+
+
+def test_windows_of_another_grid_than_the_head_are_refused():
+    codecs = {**THREE, "parts": PartWindows(LSP14, WindowGrid(32, 9, 8))}
+    with pytest.raises(ValueError, match="head parts gives .* numbers; its codec with LSP14 needs"):
+        train(three_tasks(), codecs, TRAIN, VALIDATION, CONFIG, progress=False)
+    with pytest.raises(ValueError, match="joints is for another skeleton than the data's, LSP14"):
+        train(three_tasks(), {**THREE, "joints": JointWindows(H36M17, GRID)}, TRAIN, VALIDATION, CONFIG, progress=False)
