@@ -1,4 +1,4 @@
-"""`python -m posebook`: train, evaluate, predict, download, synthesize."""
+"""`python -m posebook`: train, sweep, evaluate, predict, download, synthesize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, floors, networks, results, training
+from posebook import augment, floors, networks, results, sweep, training
 from posebook.datasets import download_lspet, load
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
                        help="score the finished network on this validation split too; may be repeated")
     train.add_argument("--device", default="auto")
 
+    sweep = _command(commands, "sweep", _sweep, "train a list of runs, several at a time; start it again to go on")
+    sweep.add_argument("file", type=Path, help="TOML file with the runs, such as those in book/sweeps")
+    sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs' folders (default runs)")
+    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time, each with --threads threads (default 2)")
+    sweep.add_argument("--set", action="append", default=[], type=_value, metavar="NAME=VALUE",
+                       help="what stands for {NAME} in the file, such as lspet=DIR")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it may take")
+
     evaluate = _command(commands, "evaluate", _evaluate, "score a network beside the floors")
     _data_options(evaluate, "as in the run's record")
     evaluate.add_argument("--weights", type=Path, help="default: the run that finished last under runs/")
@@ -113,6 +121,13 @@ def _weight(text: str) -> tuple[str, float]:
         return task, float(number)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not TASK=NUMBER") from None
+
+
+def _value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def _place(text: str) -> tuple[str, Path | None]:
@@ -199,6 +214,26 @@ def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
         if record.get(name) != value:
             raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
                              f"there: {record.get(name)}\nhere:  {value}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    if options.jobs < 1:
+        raise ValueError(f"jobs must be at least 1, not {options.jobs}")
+    runs = sweep.read_sweep(options.file, dict(options.set))
+    left = sweep.unfinished(runs, options.out)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished")
+    if left:
+        rate = training.images_a_second()
+        seen = sum(sweep.images_seen(run, RECIPE.epochs) for run in left)
+        hours = seen / rate / options.jobs / 3600
+        print(f"{rate:.0f} images a second here now with one thread: about {hours:.1f} hours for {len(left)} runs, "
+              f"{options.jobs} at a time, if as many processors are free")
+    if options.dry_run:
+        for run in left:
+            print(run.name)
+        return
+    if failed := sweep.run_sweep(left, options.out, options.jobs):
+        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; their log.txt say why")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
