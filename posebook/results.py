@@ -133,8 +133,19 @@ def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], t
     predictions["nearest_neighbour"] = floors.predict_nearest(train_set, data, size)
     upright = np.flatnonzero(data.upright())
     subsets = {"all": np.arange(len(data)), "upright": upright}
-    return {name: {who: score(pose[index], data.subset(index)) for who, pose in predictions.items()}
-            for name, index in subsets.items() if len(index)}
+    scores = {name: {who: score(pose[index], data.subset(index)) for who, pose in predictions.items()}
+              for name, index in subsets.items() if len(index)}
+    for who in set(predictions) & {"network", "joint_windows"}:
+        scores["all"][who]["pck_per_image"] = pck_per_image(predictions[who], data)
+    return scores
+
+
+def pck_per_image(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
+    """(N,) share of each image's labelled joints within 0.2 torso diameters; NaN where the torso cannot be measured.
+
+    For comparing two networks image by image (`paired_bootstrap`)."""
+    torso = metrics.torso_diameter(data.source_joints, data.state, data.skeleton)
+    return metrics.pck(predicted, data.source_joints, data.state, torso, 0.2).per_image
 
 
 def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
@@ -171,6 +182,21 @@ def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0) ->
     index = np.random.default_rng(seed).integers(0, len(values), (repeats, len(values)))
     low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def paired_bootstrap(one: np.ndarray, other: np.ndarray, repeats: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Mean of one - other over the same images (N,), with a 95 % percentile interval from resampling the images.
+
+    Much of what makes an image hard is the same for both, and falls out of the difference. Images where either is NaN
+    are left out. Other training seeds are another matter.
+
+    Raises:
+        ValueError: if the two are not about the same number of images.
+    """
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if one.shape != other.shape or one.ndim != 1:
+        raise ValueError(f"a paired comparison needs the same images: {one.shape} and {other.shape} are not")
+    return bootstrap_mean(one - other, repeats, seed)
 
 
 def table(header: list[str], rows: list[list], digits: int = 3) -> str:

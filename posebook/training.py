@@ -10,6 +10,7 @@ run therefore continues exactly as if it had not been killed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +128,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     Args:
         network: heads named as the codecs; codecs: task -> codec; the sum of their losses, with the weights of
             `config`, is what is learned. History rows hold the sum (train_loss, validation_loss) and its parts
-            (train_losses, validation_losses: task -> loss, without weight).
+            (train_losses, validation_losses: task -> loss, without weight); of several tasks also `task_gradients`.
         folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
             nothing and cannot be resumed.
         progress: show a progress bar.
@@ -162,8 +163,9 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         began = time.perf_counter()
         losses = _epoch(network, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
         seconds = time.perf_counter() - began
+        pull = {"gradients": task_gradients(network, codecs, training, config)} if len(codecs) > 1 else {}
         row = {"epoch": epoch, "train_loss": _weighted(losses, config), "train_losses": losses,
-               **validate(network, codecs, validation, config),
+               **validate(network, codecs, validation, config), **pull,
                "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
         history.append(row)
         if row["validation_loss"] < best["loss"]:
@@ -269,6 +271,36 @@ def spread(predicted: np.ndarray, true: np.ndarray, state: np.ndarray) -> float:
     """Collapse detector: how much predictions (N, J, 2) vary over images, relative to the labelled truth."""
     labelled = np.where((state != ABSENT)[..., None], true, np.nan)
     return float(predicted.std(axis=0).mean() / np.nanstd(labelled, axis=0).mean())
+
+
+def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig,
+                   count: int = 128) -> dict[str, dict[str, float]]:
+    """How the tasks pull at the trunk: the gradient of each task's loss, without its weight, at the trunk's parameters.
+
+    Measured in float32 on the central crops of the first `count` images, without dropout; nothing is changed.
+
+    Returns:
+        "norm": task -> Euclidean norm; "cosine": "one, other" -> cosine of the angle between two tasks' gradients,
+        1 where they want the same, 0 where they have nothing to do with each other, below 0 where they disagree.
+    """
+    device = next(network.parameters()).device
+    some = data.subset(np.arange(min(count, len(data))))
+    images = centre(torch.from_numpy(some.images).to(device), network.config.crop)
+    joints, state = (part.to(device) for part in central_labels(some, network.config.crop))
+    learning = network.training
+    network.eval()
+    output = network(images)
+    parameters = list(network.trunk.parameters())
+    gradients = {}
+    for name, codec in codecs.items():
+        if config.weight(name):
+            loss = codec.loss(output[name], *codec.encode(joints, state))
+            gradients[name] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
+    network.train(learning)
+    norms = {name: gradient.norm().item() for name, gradient in gradients.items()}
+    cosines = {f"{one}, {other}": torch.cosine_similarity(gradients[one], gradients[other], dim=0).item()
+               for one, other in itertools.combinations(gradients, 2)}
+    return {"norm": norms, "cosine": cosines}
 
 
 @torch.no_grad()

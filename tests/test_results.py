@@ -136,3 +136,25 @@ def test_environment_tells_versions_and_hardware_also_without_git(monkeypatch):
 
 def test_shipped_weights_lie_with_the_book():
     assert results.shipped_weights("people").parts[-2:] == ("weights", "regression-people.safetensors")
+
+
+def test_a_paired_comparison_takes_out_what_both_find_hard():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(0, 1, 500)
+    one, other = hard + rng.normal(0.02, 0.05, 500), hard + rng.normal(0, 0.05, 500)
+    one[3] = np.nan
+    found = results.paired_bootstrap(one, other)
+    assert 0 < found["low"] < np.nanmean(one - other) < found["high"] and found["high"] - found["low"] < 0.02
+    apart = results.bootstrap_mean(one)
+    assert apart["high"] - apart["low"] > 3 * (found["high"] - found["low"])
+    with pytest.raises(ValueError, match="needs the same images"):
+        results.paired_bootstrap(one, other[:9])
+
+
+def test_scores_hold_the_share_of_every_image():
+    train, data = people(12), people(6, seed=1, split="validation")
+    scores = results.score_with_floors(PoseNetwork(tiny()), CODECS, train, data)
+    mine = scores["all"]["network"]
+    shares = mine["pck_per_image"]
+    assert shares.shape == (6,) and np.nanmean(shares) == pytest.approx(mine["pck_interval"]["mean"])
+    assert "pck_per_image" not in scores["all"]["mean_pose"] and "pck_per_image" not in scores["upright"]["network"]

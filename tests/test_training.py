@@ -511,3 +511,28 @@ def test_windows_of_another_grid_than_the_head_are_refused():
         train(three_tasks(), codecs, TRAIN, VALIDATION, CONFIG, progress=False)
     with pytest.raises(ValueError, match="joints is for another skeleton than the data's, LSP14"):
         train(three_tasks(), {**THREE, "joints": JointWindows(H36M17, GRID)}, TRAIN, VALIDATION, CONFIG, progress=False)
+
+
+def test_gradients_of_the_tasks_at_the_trunk():
+    net, config = three_tasks(), CONFIG
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = training.task_gradients(net, THREE, TRAIN, config)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items()) and net.training
+    assert set(found["norm"]) == set(THREE) and min(found["norm"].values()) > 0
+    assert set(found["cosine"]) == {"regression, joints", "regression, parts", "joints, parts"}
+    images = training.centre(torch.from_numpy(TRAIN.images), 32)
+    joints, state = training.central_labels(TRAIN, 32)
+    net.eval()
+    total = sum(codec.loss(net(images)[name], *codec.encode(joints, state)) for name, codec in THREE.items())
+    together = sum((g ** 2).sum() for g in torch.autograd.grad(total, list(net.trunk.parameters()))).sqrt().item()
+    expected = sum(n ** 2 for n in found["norm"].values()) + 2 * sum(
+        cosine * np.prod([found["norm"][task] for task in pair.split(", ")]) for pair, cosine in found["cosine"].items())
+    assert together ** 2 == pytest.approx(expected, rel=1e-3)
+    off = training.task_gradients(net, THREE, TRAIN, replace(config, weights={"parts": 0.0}))
+    assert set(off["norm"]) == {"regression", "joints"} and not net.training
+
+
+def test_histories_of_several_tasks_hold_their_gradients():
+    run = train_three()
+    assert all(set(row["gradients"]) == {"norm", "cosine"} for row in run.history)
+    assert all(-1 <= c <= 1 for row in run.history for c in row["gradients"]["cosine"].values())
