@@ -1,0 +1,40 @@
+"""Figures that a reader can touch: whole, safe inside a page, and refused when they would show nonsense."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from samples import pose
+
+from posebook.interactive import window_grid
+from posebook.skeleton import LSP14, UPPER8
+from posebook.targets import PartWindows, WindowGrid, paper_a_grid
+
+POSE = pose(LSP14, (32, 34), 26)
+
+
+def test_the_window_figure_carries_the_rules_of_its_codec():
+    text = window_grid(POSE, LSP14, PartWindows(LSP14, paper_a_grid(), share=0.25), "left_lower_arm")
+    assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1
+    data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
+    assert {k: data[k] for k in ("size", "window", "stride", "side", "share")} == {
+        "size": 64, "window": 17, "stride": 7, "side": 8, "share": 0.25}
+    arm = data["limbs"][data["limb"]]
+    assert arm["name"] == "left lower arm" and arm["side"] == "left"
+    np.testing.assert_allclose(arm["ends"], POSE[[LSP14.index("left_elbow"), LSP14.index("left_wrist")]], atol=0.01)
+
+
+def test_two_figures_on_a_page_have_ids_of_their_own_and_one_keeps_its_id():
+    ids = [re.search(r'id="(figure-\w+)"', window_grid(POSE, LSP14, PartWindows(LSP14, grid), "head")).group(1)
+           for grid in (paper_a_grid(), WindowGrid(64, 16, 8), paper_a_grid())]
+    assert ids[0] == ids[2] != ids[1]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"limb": "left_wing"}, "LSP14 has no part left_wing"), ({"joints": POSE[:8]}, r"a pose of LSP14 is \(14, 2\)"),
+    ({"joints": POSE * np.nan}, "finite numbers"), ({"skeleton": UPPER8}, "a pose of UPPER8")])
+def test_figures_that_would_show_nonsense_are_refused(change, message):
+    parts = {"joints": POSE, "skeleton": LSP14, "codec": PartWindows(LSP14, paper_a_grid()), "limb": "head", **change}
+    with pytest.raises(ValueError, match=message):
+        window_grid(**parts)
