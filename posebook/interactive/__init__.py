@@ -1,5 +1,5 @@
-"""Figures that a reader can touch. Each is a piece of HTML with its data and a little script inside, so that it works in
-the built book without a kernel, in JupyterLab and on Colab: `display(HTML(window_grid(...)))`.
+"""Figures that a reader can touch. Each is a piece of HTML with its data and a little script inside: it works in
+the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(window_grid(...)))`.
 """
 
 from __future__ import annotations
