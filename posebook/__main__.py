@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from posebook import augment, floors, networks, results, sweep, training
-from posebook.datasets import download_lspet, load
+from posebook.datasets import PoseDataset, download_lspet, load
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import LSP14, SKELETONS
@@ -55,14 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--size", choices=["small", "paper-a"], default="small",
                        help="small: 64 px, for a CPU; paper-a: the paper's 112 px, for a GPU")
     for name, kind in NUMBERS.items():
-        train.add_argument(f"--{name}", type=kind, help=f"default {getattr(RECIPE, name)}")
+        train.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"default {getattr(RECIPE, name)}")
     train.add_argument("--optimizer", choices=["adamw", "sgd"], help=f"default {RECIPE.optimizer}")
     train.add_argument("--no-augmentation", action="store_true", help="always the central crop")
     train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1, no mean image")
     train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
     train.add_argument("--limit", type=int, help="use only so many training images")
-    train.add_argument("--also", action="append", default=[], type=_place, metavar="DATASET[=DIR]",
-                       help="score the finished network on this validation split too; may be repeated")
+    train.add_argument("--share", type=float, default=1.0,
+                       help="use only this share of the training images, drawn with the seed (default 1)")
+    train.add_argument("--channels", nargs=3, type=int, metavar="MAPS", help="maps of the three convolutions of "
+                       "--size small (default 16 32 32)")
+    train.add_argument("--also", action="append", default=[], type=_place, metavar="DATASET[:SPLIT][=DIR]",
+                       help="score the finished network on this split too (default: validation); may be repeated")
     train.add_argument("--device", default="auto")
 
     sweep = _command(commands, "sweep", _sweep, "train a list of runs, several at a time; start it again to go on")
@@ -131,8 +135,14 @@ def _value(text: str) -> tuple[str, str]:
 
 
 def _place(text: str) -> tuple[str, Path | None]:
+    """'people:test=DIR' -> ('people:test', DIR)."""
     name, _, folder = text.partition("=")
     return name, Path(folder) if folder else None
+
+
+def _elsewhere(name: str, folder: Path | None, sizes: dict[str, int]) -> PoseDataset:
+    dataset, _, split = name.partition(":")
+    return load(dataset, split or "validation", folder, **sizes).as_skeleton(LSP14)
 
 
 def _box(text: str) -> np.ndarray:
@@ -150,7 +160,8 @@ RECIPE = training.TrainConfig()
 """How the book trains unless a chapter says otherwise; chosen on validation splits."""
 
 
-NUMBERS = {"epochs": int, "batch": int, "rate": float, "warmup": float, "patience": int, "decay": float}
+NUMBERS = {"epochs": int, "batch": int, "epoch_size": int, "rate": float, "warmup": float, "patience": int,
+           "decay": float}
 
 
 def _config(options: argparse.Namespace) -> training.TrainConfig:
@@ -166,20 +177,26 @@ def _train(options: argparse.Namespace) -> None:
     config = _config(options)
     codecs = build_codecs(tuple(tasks), LSP14, networks.SIZES[options.size], tuple(options.without_parts))
     outputs = {task: codec.outputs for task, codec in codecs.items()}
-    network = networks.build_network(options.size, outputs, options.seed)
+    network = networks.build_network(options.size, outputs, options.seed, options.channels)
+    if not 0 < options.share <= 1:
+        raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
     if (out / "record.json").exists():
         _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
-                              "without_parts": options.without_parts}, {name for name, _ in options.also})
+                              "without_parts": options.without_parts, "share": options.share},
+                        {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
     train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
+    if options.share < 1:
+        chosen = np.random.default_rng(options.seed).permutation(len(train_set))[:round(options.share * len(train_set))]
+        train_set = train_set.subset(np.sort(chosen))
     validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
     if len({name for name, _ in options.also}) < len(options.also):
         raise ValueError("--also names a data set twice; name each once")
-    elsewhere = {name: load(name, "validation", folder, **sizes).as_skeleton(LSP14) for name, folder in options.also}
+    elsewhere = {name: _elsewhere(name, folder, sizes) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
     run = training.train(network, codecs, train_set, validation, config, out)
@@ -188,11 +205,13 @@ def _train(options: argparse.Namespace) -> None:
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
-              "dataset": options.dataset, "skeleton": LSP14.name, "training_images": len(train_set),
+              "dataset": options.dataset, "skeleton": LSP14.name, "share": options.share,
+              "training_images": len(train_set),
               "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
+              "on_training_images": training.validate(network, codecs, _spread_out(train_set, 1000), config),
               "scores": results.score_with_floors(network, codecs, train_set, validation),
               "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
                             for name, data in elsewhere.items()},
@@ -202,6 +221,11 @@ def _train(options: argparse.Namespace) -> None:
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
     print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+
+
+def _spread_out(data: PoseDataset, count: int) -> PoseDataset:
+    """At most so many samples, spread evenly."""
+    return data.subset(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int))
 
 
 def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:

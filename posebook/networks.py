@@ -7,6 +7,7 @@ tells them apart. Pooling rounds *up*, as cuda-convnet did: 104 -> 52 would be 5
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,9 +59,9 @@ SIZES = {"small": 64, "paper-a": 112}
 """Size of a network by name -> side of its input in pixels."""
 
 
-def small(heads: dict[str, Head]) -> Config:
-    """The book's size for a CPU: 64 px input, the papers' kernels, few maps."""
-    return Config(crop=SIZES["small"], channels=(16, 32, 32), heads=heads)
+def small(heads: dict[str, Head], channels: Sequence[int] = (16, 32, 32)) -> Config:
+    """The book's size for a CPU: 64 px input, the papers' kernels, few maps (`channels`)."""
+    return Config(crop=SIZES["small"], channels=tuple(channels), heads=heads)
 
 
 def paper_a(outputs: dict[str, int] | None = None) -> Config:
@@ -210,21 +211,28 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def build_network(size: str, outputs: dict[str, int], seed: int) -> PoseNetwork:
+def build_network(size: str, outputs: dict[str, int], seed: int,
+                  channels: Sequence[int] | None = None) -> PoseNetwork:
     """A network, 'small' or 'paper-a', with a head for each task (name -> numbers in its answer), the main task first.
 
     `seed` rules the initial weights; those of the trunk and of the first head do not depend on the other heads.
+    `channels`: maps of the three convolutions, of 'small' alone.
 
     Raises:
-        ValueError: for an unknown size, or no task.
+        ValueError: for an unknown size, no task, or maps that do not fit.
     """
     if size not in SIZES:
         raise ValueError(f"the network's size must be one of {', '.join(SIZES)}, not {size!r}")
     if not outputs:
         raise ValueError("a network needs at least one head")
+    if channels and (size != "small" or len(channels) != 3 or min(channels) < 1):
+        raise ValueError(f"only the small network can have other maps, three numbers of at least 1; not {size} with "
+                         f"{list(channels)}")
     torch.manual_seed(seed)
-    return PoseNetwork(paper_a(outputs) if size == "paper-a"
-                       else small({name: Head(count) for name, count in outputs.items()}))
+    if size == "paper-a":
+        return PoseNetwork(paper_a(outputs))
+    heads = {name: Head(count) for name, count in outputs.items()}
+    return PoseNetwork(small(heads, channels) if channels else small(heads))
 
 
 def save_network(path: str | Path, network: PoseNetwork, about: dict) -> None:

@@ -7,6 +7,7 @@ where they were, so the same command can be given again at any time.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -71,6 +72,11 @@ def unfinished(runs: list[PlannedRun], out: Path) -> list[PlannedRun]:
     return [run for run in runs if not (out / run.name / "record.json").is_file()]
 
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32),
+               "MALLOC_TOP_PAD_": str(2**28)}
+"""Settings of the GNU C library: memory that a step frees stays with the process for the next step. Otherwise every
+step asks the system for fresh pages, which it must blank: without this a step took 1.1 to 1.2 times as long."""
+
 IMAGES = {"people": 8000, "lspet": 6762, "people+lspet": 14762}
 """Training images of the data sets, for estimates of time."""
 
@@ -79,7 +85,8 @@ def images_seen(run: PlannedRun, default_epochs: int) -> int:
     """About how many images a run reads: the size of its training set times its epochs."""
     given = dict(zip(run.arguments, run.arguments[1:], strict=False))
     count = IMAGES.get(given.get("--dataset", "people"), IMAGES["people"])
-    return min(count, int(given.get("--limit", count))) * int(given.get("--epochs", default_epochs))
+    count = min(count, int(given.get("--limit", count))) * float(given.get("--share", 1))
+    return int(given.get("--epoch-size", count)) * int(given.get("--epochs", default_epochs))
 
 
 def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, report=print) -> list[str]:
@@ -104,7 +111,8 @@ def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, report=print) ->
             with lock:
                 if stop.is_set():
                     return
-                process = subprocess.Popen(run.command(out), stdout=log, stderr=subprocess.STDOUT)
+                process = subprocess.Popen(run.command(out), stdout=log, stderr=subprocess.STDOUT,
+                                           env={**KEEP_MEMORY, **os.environ})
                 started.add(process)
             code = process.wait()
         if stop.is_set():

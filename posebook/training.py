@@ -39,6 +39,8 @@ class TrainConfig:
 
     Attributes:
         epochs: passes over the training set; batch: images a step.
+        epoch_size: images in an epoch; 0 means each training image once. With a larger number the set is shuffled and
+            gone through again and again, so that sets of any size can be given the same number of steps.
         optimizer: 'adamw' or 'sgd' with momentum 0.9, the value in the authors' rewrite of paper B.
         rate: learning rate at its highest; it rises over the first `warmup` epochs, then falls along a cosine to zero.
         decay: weight decay.
@@ -54,6 +56,7 @@ class TrainConfig:
 
     epochs: int = 150
     batch: int = 64
+    epoch_size: int = 0
     optimizer: str = "adamw"
     rate: float = 1e-3
     warmup: float = 3.0
@@ -68,8 +71,9 @@ class TrainConfig:
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1 or self.rate <= 0 or self.warmup < 0 or self.patience < 0:
-            raise ValueError(f"epochs, batch and rate must be positive, warmup and patience not negative: {self}")
+        if self.epochs < 1 or self.batch < 1 or self.rate <= 0 or min(self.warmup, self.patience, self.epoch_size) < 0:
+            raise ValueError("epochs, batch and rate must be positive, warmup, patience and epoch_size not negative: "
+                             f"{self}")
         if self.optimizer not in ("adamw", "sgd"):
             raise ValueError(f"optimizer must be adamw or sgd, not {self.optimizer!r}")
         for task, weight in self.weights.items():
@@ -156,7 +160,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
     if folder is not None and (folder / CHECKPOINT).exists():
         start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
-    steps = -(-len(training) // config.batch)
+    steps = -(-(config.epoch_size or len(training)) // config.batch)
     for epoch in _bar(range(start, config.epochs), start, config.epochs, progress):
         if config.patience and epoch - 1 - best["epoch"] >= config.patience:
             break
@@ -181,7 +185,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
 
 
 def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> dict[str, float]:
-    """One pass over the data; returns the mean loss of each task. This is the loop that the book is about."""
+    """One epoch; returns the mean loss of each task. This is the loop that the book is about."""
     network.train()
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
     totals = dict.fromkeys(codecs, 0.0)
@@ -203,7 +207,7 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
         scaler.update()
         for name, part in losses.items():
             totals[name] += part.item() * len(index)
-    return {name: total / len(data) for name, total in totals.items()}
+    return {name: total / (config.epoch_size or len(data)) for name, total in totals.items()}
 
 
 def _weighted(losses: dict, config: TrainConfig):
@@ -218,7 +222,9 @@ def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[
     the numbers are the same as without it.
     """
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-    order = torch.randperm(len(data), generator=generator).numpy()
+    count = config.epoch_size or len(data)
+    rounds = [torch.randperm(len(data), generator=generator) for _ in range(-(-count // len(data)))]
+    order = torch.cat(rounds)[:count].numpy()
 
     def prepare(step: int) -> tuple:
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
