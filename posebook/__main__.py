@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from posebook import augment, floors, networks, results, sweep, training
-from posebook.datasets import PoseDataset, download_lspet, load
+from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import LSP14, SKELETONS
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--limit", type=int, help="use only so many training images")
     train.add_argument("--share", type=float, default=1.0,
                        help="use only this share of the training images, drawn with the seed (default 1)")
+    train.add_argument("--person-free", type=int, default=0, metavar="N",
+                       help="add so many crops of the book's people that show nobody, for the detectors (default 0)")
     train.add_argument("--channels", nargs=3, type=int, metavar="MAPS", help="maps of the three convolutions of "
                        "--size small (default 16 32 32)")
     train.add_argument("--also", action="append", default=[], type=_place, metavar="DATASET[:SPLIT][=DIR]",
@@ -182,7 +184,8 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
     if (out / "record.json").exists():
         _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
-                              "without_parts": options.without_parts, "share": options.share},
+                              "without_parts": options.without_parts, "share": options.share,
+                              "person_free": options.person_free},
                         {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
@@ -199,14 +202,18 @@ def _train(options: argparse.Namespace) -> None:
     elsewhere = {name: _elsewhere(name, folder, sizes) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
-    run = training.train(network, codecs, train_set, validation, config, out)
+    learned = train_set
+    if options.person_free:
+        free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=LSP14)
+        learned = join([train_set, free])
+    run = training.train(network, codecs, learned, validation, config, out)
     about = {"tasks": tasks, "dataset": options.dataset, "skeleton": LSP14.name, "seed": options.seed,
              "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
               "dataset": options.dataset, "skeleton": LSP14.name, "share": options.share,
-              "training_images": len(train_set),
+              "training_images": len(train_set), "person_free": options.person_free,
               "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
@@ -216,6 +223,8 @@ def _train(options: argparse.Namespace) -> None:
               "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
                             for name, data in elsewhere.items()},
               "detection": results.score_detection(network, codecs, validation),
+              "false_alarms": {} if tasks == ["regression"] else results.false_alarms(
+                  network, codecs, load_person_free("validation", size=sizes["size"], skeleton=LSP14)),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))

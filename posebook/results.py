@@ -170,6 +170,12 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
     return found
 
 
+def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec], nobody: PoseDataset) -> dict[str, float]:
+    """Share of crops without a person in which some window of some detector answers above one half, task -> share."""
+    outputs = training.run_network(network, nobody, amp=False)
+    return {task: float((outputs[task].amax(dim=1) > 0).float().mean()) for task in codecs if task != "regression"}
+
+
 def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0) -> dict[str, float]:
     """Mean over images with a 95 % percentile interval from resampling the images. NaN images are left out.
 

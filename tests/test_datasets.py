@@ -1,6 +1,7 @@
 """Data sets: what is read, what is refused and why, what is skipped and counted, and the cache of crops."""
 
 import hashlib
+import io
 import os
 import shutil
 from dataclasses import replace
@@ -11,9 +12,9 @@ from PIL import Image
 from samples import centroid, jpeg, lspet_folder, painted, people, people_shard, write_mat
 
 from posebook import geometry
-from posebook.datasets import PoseDataset, join, load, load_lspet, load_people, lspet
-from posebook.datasets.base import read_image
-from posebook.datasets.people import people_folder, read_shard
+from posebook.datasets import PoseDataset, join, load, load_lspet, load_people, load_person_free, lspet
+from posebook.datasets.base import NOWHERE, read_image
+from posebook.datasets.people import FREE_SIDES, people_folder, read_shard
 from posebook.files import read_sums, sha256, write_sums
 from posebook.skeleton import ABSENT, COCO17, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
 
@@ -375,6 +376,26 @@ def test_a_damaged_list_of_checksums_is_named(tmp_path):
     (tmp_path / "SHA256SUMS").write_text("nonsense\n")
     with pytest.raises(OSError, match="SHA256SUMS is damaged"):
         load_people("train", tmp_path)
+
+
+def test_crops_without_a_person_hold_no_pixel_of_one(tmp_path):
+    nobody = load_person_free("validation", limit=30, size=40, skeleton=LSP14)
+    assert nobody.images.shape == (30, 3, 40, 40) and nobody.joints.shape == (30, 14, 2)
+    assert (nobody.joints == NOWHERE).all() and (nobody.state == OCCLUDED).all() and len(set(nobody.ids)) == 30
+    shard = read_shard(people_folder() / "validation-00000.parquet", ("image", "parts", "effects"))
+    for name, to_source, image in zip(nobody.ids, nobody.to_source, nobody.images, strict=True):
+        row = int(name.split("-")[2])
+        corners = geometry.transform(to_source, np.float32([[-0.5, -0.5], [39.5, 39.5]])) + 0.5
+        x0, y0, x1, y1 = corners.round().astype(int).ravel()
+        assert x1 - x0 == y1 - y0 and x1 - x0 in FREE_SIDES and min(x0, y0) >= 0 and max(x1, y1) <= 128
+        with Image.open(io.BytesIO(shard["parts"][row])) as parts, Image.open(io.BytesIO(shard["image"][row])) as whole:
+            assert not np.asarray(parts)[y0:y1, x0:x1].any() and "others" not in shard["effects"][row]
+            piece = np.asarray(whole.convert("RGB"))[y0:y1, x0:x1]
+        np.testing.assert_allclose(image.mean((1, 2)), piece.mean((0, 1)), atol=3)
+    people_shard(tmp_path / "train-00000.parquet")                      # its person is everywhere
+    for arguments in (("train", tmp_path), ("validation", None, 40, 0)):
+        with pytest.raises(ValueError, match="leaves no square without a person, or the limit"):
+            load_person_free(*arguments)
 
 
 def test_the_upper_body_fills_the_crop_and_has_no_legs(tmp_path):

@@ -49,6 +49,13 @@ def failed(capsys, *arguments):
     return err
 
 
+def failed_lines(capsys, *arguments):
+    """The same for a mistake that is explained with the two things that differ."""
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and err.startswith("posebook: ") and "Traceback" not in err
+    return err
+
+
 def test_train_evaluate_predict_end_to_end(desk, capsys):
     train = ("train", "--data", "people", "--epochs", 2, "--batch", 4, "--seed", 3, "--device", "cpu")
     code, out, err = run(capsys, *train)
@@ -219,6 +226,7 @@ def test_several_tasks_are_trained_scored_and_evaluated(desk, capsys):
     record = results.read_record(desk / "runs" / "regression+joints+parts-people-0" / "record.json")
     assert record["tasks"] == ["regression", "joints", "parts"] and record["config"]["weights"] == {"joints": 0.5}
     assert set(record["scores"]["all"]) == {"network", "joint_windows", "best_window", "mean_pose", "nearest_neighbour"}
+    assert set(record["false_alarms"]) == {"joints", "parts"} and record["on_training_images"]["validation_loss"] > 0
     assert set(record["elsewhere"]) == {"people"} and set(record["detection"]) == {"joints", "parts"}
     assert record["detection"]["parts"]["head"]["ap"] is None                      # it was never asked about
     assert 0 < record["detection"]["joints"]["neck"]["chance"] < record["detection"]["joints"]["neck"]["ap"] < 1
@@ -230,6 +238,22 @@ def test_several_tasks_are_trained_scored_and_evaluated(desk, capsys):
     assert "names a data set twice" in failed(capsys, *train, "--also", "people", "--out", "other")
     assert "has no part wings" in failed(capsys, *train[:-2], "--without-parts", "wings", "--out", "other")
     assert "a weight is given for heads" in failed(capsys, *train, "--weight", "heads=1", "--out", "other")
+
+
+def test_a_share_of_the_images_in_long_epochs_other_maps_and_the_train_split_scored(desk, capsys):
+    train = ("train", "--data", "people", "--epochs", 2, "--batch", 4, "--device", "cpu", "--share", 0.3,
+             "--epoch-size", 8, "--channels", 2, 3, 4, "--tasks", "regression", "joints", "--person-free", 3,
+             "--also", "people:train=people")
+    code, out, err = run(capsys, *train)
+    assert code == 0, err
+    assert "3 training and 5 validation images" in out
+    record = results.read_record(desk / "runs" / "regression+joints-people-0" / "record.json")
+    assert (record["share"], record["training_images"], record["person_free"]) == (0.3, 3, 3)
+    assert record["network"]["channels"] == [2, 3, 4] and record["config"]["epoch_size"] == 8
+    assert record["elsewhere"]["people:train"]["all"]["network"]["images"] == 10
+    assert "with another share" in failed_lines(capsys, *train, "--share", 0.4)
+    assert "share must be above 0" in failed(capsys, *train, "--share", 0)
+    assert "only the small network can have other maps" in failed(capsys, *train, "--size", "paper-a")
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["train", "--epochs", "many"], ["download", "coco"]])

@@ -37,7 +37,9 @@ def test_every_row_has_its_first_seed_before_any_has_its_second(plan):
 def test_the_images_of_a_run_are_counted(plan):
     assert sweep.images_seen(plan[0], 150) == 2 * sweep.IMAGES["lspet"]
     assert sweep.images_seen(plan[1], 150) == 150 * sweep.IMAGES["people"]
-    assert sweep.images_seen(sweep.PlannedRun("a", ("--limit", "100", "--epochs", "3"), 0), 150) == 300
+    for arguments, count in (("--limit 100 --epochs 3", 300), ("--share 0.1 --epochs 2", sweep.IMAGES["people"] // 5),
+                             ("--share 0.1 --epochs 2 --epoch-size 500", 1000)):
+        assert sweep.images_seen(sweep.PlannedRun("a", tuple(arguments.split()), 0), 150) == count
 
 
 @pytest.mark.parametrize("text, message", [

@@ -14,7 +14,8 @@ from samples import CODECS, painted, people, pose, tiny
 
 from posebook import floors, geometry, results, training
 from posebook.augment import NONE, Augmentation
-from posebook.datasets import crop_poses
+from posebook.datasets import crop_poses, join
+from posebook.datasets.base import NOWHERE
 from posebook.networks import Config, Head, PoseNetwork
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED
 from posebook.targets import Coordinates, JointWindows, PartWindows, WindowGrid
@@ -313,6 +314,17 @@ def test_every_image_is_seen_once_an_epoch_in_another_order_each(monkeypatch):
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
 
 
+@pytest.mark.parametrize("size, often", [(25, [2, 3]), (7, [0, 1]), (30, [3])])
+def test_an_epoch_of_any_size_uses_all_images_equally_often(size, often):
+    config, data = replace(CONFIG, epoch_size=size, batch=4, augmentation=NONE), people(10)
+    batches = training._batches(data, config, 0, -(-size // 4), 32, None, torch.device("cpu"))
+    index = np.concatenate([batch[0] for batch in batches])
+    assert len(index) == size and set(np.bincount(index, minlength=10)) == set(often)
+    run = fit(config, data=data)
+    once = fit(replace(config, epoch_size=0), data=data)
+    assert all(row["train_loss"] < 2 * once.history[0]["train_loss"] for row in run.history)    # a mean, not a sum
+
+
 def test_preparing_ahead_changes_no_number():
     config = replace(CONFIG, batch=7, augmentation=Augmentation(shift=0.1, angle=20, mirror=0.5))
     ready = list(training._batches(TRAIN, config, 3, 4, 32, None, torch.device("cpu")))
@@ -451,9 +463,9 @@ def three_tasks(seed=0, tasks=tuple(THREE)):
     return PoseNetwork(Config(32, (4, 4), heads, kernels=(5, 3)))
 
 
-def train_three(config=CONFIG, tasks=tuple(THREE), **options):
+def train_three(config=CONFIG, tasks=tuple(THREE), data=TRAIN, **options):
     codecs = {name: THREE[name] for name in tasks}
-    return train(three_tasks(tasks=tasks), codecs, TRAIN, VALIDATION, config, progress=False, **options)
+    return train(three_tasks(tasks=tasks), codecs, data, VALIDATION, config, progress=False, **options)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_tasks():
@@ -491,10 +503,16 @@ def test_detection_learns_and_finds_joints():
 
 def test_crops_without_a_person_teach_the_detectors_only():
     """A pose far outside of the picture: no window holds it, and the regressor's mask is empty."""
-    nobody = replace(TRAIN, joints=np.full_like(TRAIN.joints, -1e4), state=np.full_like(TRAIN.state, OCCLUDED))
+    nobody = replace(TRAIN, images=np.full_like(TRAIN.images, 128),
+                     joints=np.full_like(TRAIN.joints, NOWHERE), state=np.full_like(TRAIN.state, OCCLUDED))
     for name, codec in THREE.items():
         target, mask = codec.encode(torch.from_numpy(nobody.joints), torch.from_numpy(nobody.state))
         assert (mask.sum() == 0) == (name == "regression") and (name == "regression" or target.sum() == 0)
+    run = train_three(replace(CONFIG, epochs=20, rate=1e-2), data=join([TRAIN, nobody]))
+    alarms = results.false_alarms(run.network, THREE, nobody)
+    assert alarms == {"joints": 0, "parts": 0}
+    with_person = results.false_alarms(run.network, THREE, TRAIN)
+    assert min(with_person.values()) > 0.5
 
 
 @pytest.mark.parametrize("weights, message", [

@@ -2,11 +2,11 @@
 
 from posebook.datasets.base import PoseDataset, crop_image, crop_poses, join
 from posebook.datasets.lspet import download_lspet, load_lspet
-from posebook.datasets.people import load_people
+from posebook.datasets.people import load_people, load_person_free
 from posebook.skeleton import LSP14
 
 __all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_lspet",
-           "load_people"]
+           "load_people", "load_person_free"]
 
 
 def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:

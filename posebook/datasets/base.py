@@ -17,6 +17,9 @@ STORED = 80
 """Side of a stored crop: the input plus a margin that random crops and rotations may look into."""
 ENLARGE = 1.2
 """Side of the box that the *input* shows, over the longer side of the tight box around the joints."""
+NOWHERE = -1e4
+"""Both coordinates of every joint in a crop without a person, state OCCLUDED. No crop or rotation brings it in from so
+far outside: a detector learns "in no window", and the regressor, which is not asked about joints outside, nothing."""
 
 
 @dataclass(frozen=True)

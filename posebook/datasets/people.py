@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from posebook import geometry
-from posebook.datasets.base import CROP, STORED, PoseDataset, crop_image, crop_poses
+from posebook.datasets.base import CROP, NOWHERE, STORED, PoseDataset, crop_image, crop_poses
 from posebook.files import read_sums, sha256
-from posebook.skeleton import ABSENT, H36M17, Skeleton
+from posebook.skeleton import ABSENT, H36M17, OCCLUDED, Skeleton
 
 SPLITS = ("train", "validation", "test")
 GROUPS = ("subject", "clip", "action", "frame", "background", "effects")
@@ -21,6 +21,8 @@ REGIONS = ("full", "upper")
 LEGS = [H36M17.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("knee", "ankle")]
 LEAST = 6
 """An upper-body crop needs so many of its joints in the picture."""
+FREE_SIDES = range(64, 39, -4)
+"""Sides of the squares that are looked for beside a person, pixels of the stored picture, largest first."""
 
 
 def people_folder() -> Path:
@@ -144,6 +146,50 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
     return dataset.as_skeleton(skeleton)
 
 
+def load_person_free(split: str, folder: str | Path | None = None, size: int = STORED, limit: int | None = None,
+                     skeleton: Skeleton = H36M17) -> PoseDataset:
+    """Crops that show nobody, for detectors (paper A's loader has them too): from each picture without bystanders
+    the largest square of `FREE_SIDES` that holds no pixel of the person, enlarged to `size`.
+
+    They are as large as the person leaves room, so they show less of the world, and are less sharp, than crops of
+    people. All joints lie at `NOWHERE`.
+
+    Args:
+        limit: at most so many, spread evenly over the split; the others as for `load_people`.
+
+    Raises:
+        As `load_people`.
+    """
+    found = []
+    for path in find_shards(split, folder):
+        rows = read_shard(path, ("image", "parts", "effects"))
+        for row, (image, parts) in enumerate(zip(rows["image"], rows["parts"], strict=True)):
+            free = None if "others" in rows["effects"][row] else _free_square(_labels(parts) > 0)
+            if free is not None:
+                found.append((image, free, f"{path.stem}-{row:04d}-free"))
+    if not found or (limit is not None and limit < 1):
+        raise ValueError(f"{split} leaves no square without a person, or the limit {limit} is below 1")
+    count = len(found) if limit is None else min(limit, len(found))
+    chosen = [found[i] for i in np.linspace(0, len(found) - 1, count).astype(int)]
+    images = np.stack([crop_image(_pixels(image), box, size).transpose(2, 0, 1) for image, box, _ in chosen])
+    to_source = np.stack([geometry.invert(geometry.crop_matrix(box, size)) for _, box, _ in chosen])
+    shape = (count, len(skeleton))
+    return PoseDataset("people without people", split, skeleton, images, np.full((*shape, 2), NOWHERE, np.float32),
+                       np.full(shape, OCCLUDED, np.uint8), to_source, np.array([name for *_, name in chosen]))
+
+
+def _free_square(taken: np.ndarray) -> np.ndarray | None:
+    """(4,) box of the largest square of `FREE_SIDES` without a taken pixel, the first in reading order, or None."""
+    sums = np.pad(taken.astype(int), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    for side in FREE_SIDES:
+        held = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+        places = np.argwhere(held == 0)
+        if len(places):
+            y, x = places[0]
+            return np.array([x, y, x + side, y + side], np.float32)
+    return None
+
+
 def _read(paths: list[Path], damaged: str) -> tuple[dict[str, np.ndarray | list[bytes]], dict[str, int]]:
     """All files' columns, with an `id` for every row, and how many files were skipped."""
     found, skipped = [], {}
@@ -177,10 +223,13 @@ def _pixels(data: bytes) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _crop_parts(data: bytes, to_source: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) uint8 part labels of the crop whose pixels `to_source` (2, 3) maps to the picture's."""
+def _labels(data: bytes) -> np.ndarray:
     from PIL import Image
     with Image.open(io.BytesIO(data)) as image:
-        labels = np.asarray(image)
+        return np.asarray(image)
+
+
+def _crop_parts(data: bytes, to_source: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) uint8 part labels of the crop whose pixels `to_source` (2, 3) maps to the picture's."""
     corners = geometry.transform(to_source, np.float32([[-0.5, -0.5], [size - 0.5, size - 0.5]])) + 0.5
-    return crop_image(labels, corners.ravel(), size)
+    return crop_image(_labels(data), corners.ravel(), size)
