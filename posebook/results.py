@@ -18,6 +18,7 @@ from posebook import floors, metrics, training
 from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
+from posebook.skeleton import ABSENT
 
 
 def results_folder(kind: str = "results") -> Path:
@@ -97,7 +98,8 @@ def score(predicted: np.ndarray, data: PoseDataset) -> dict:
     """The book's 2D table for predictions (N, J, 2) in source pixels.
 
     PCK@0.2 with the torso diameter (= PDJ) per joint, its curve over thresholds 0 to 0.5 and area, strict and loose
-    PCP per limb, and the mean distance in torso diameters. Images without a measurable torso do not count in PCK.
+    PCP per limb, and the share of people whose left and right are mixed up. Images without a measurable torso do not
+    count in PCK.
     """
     true, state, skeleton = data.source_joints, data.state, data.skeleton
     torso = metrics.torso_diameter(true, state, skeleton)
@@ -112,7 +114,18 @@ def score(predicted: np.ndarray, data: PoseDataset) -> dict:
             "pcp_strict": strict.mean,
             "pcp_strict_per_limb": dict(zip(skeleton.limb_names, strict.per_item, strict=True)),
             "pcp_loose": metrics.pcp(predicted, true, state, skeleton, strict=False).mean,
+            "swapped": float(np.nanmean(swapped(predicted, data))),
             "pck_interval": bootstrap_mean(pck.per_image)}
+
+
+def swapped(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
+    """(N,) 1 where a prediction (N, J, 2) in source pixels would be nearer the truth with left and right exchanged,
+    else 0; NaN where no joint is labelled. The mean over joints of the distance decides."""
+    labelled = np.where((data.state != ABSENT)[..., None], data.source_joints, np.nan)
+    counted = np.isfinite(labelled).all(-1)
+    as_is, exchanged = (np.where(counted, np.linalg.norm(p - labelled, axis=-1), 0).sum(1)
+                        for p in (predicted, predicted[:, data.skeleton.mirror]))
+    return np.where(counted.any(1), exchanged < as_is, np.nan)
 
 
 def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset,

@@ -70,6 +70,18 @@ def test_the_truth_scores_one_and_a_far_guess_zero():
     assert right["pck_interval"] == {"mean": 1, "low": 1, "high": 1}
 
 
+def test_exchanged_left_and_right_are_found_whatever_absent_joints_hold():
+    data = people(6)
+    state, joints = data.state.copy(), data.joints.copy()
+    state[1, LSP14.index("left_wrist")], joints[1, LSP14.index("left_wrist")] = ABSENT, 1e4
+    state[5] = ABSENT
+    data = replace(data, state=state, joints=joints)
+    predicted = data.source_joints + 0.5
+    mixed = np.where(np.arange(6)[:, None, None] % 2 == 1, predicted[:, LSP14.mirror], predicted)
+    np.testing.assert_array_equal(results.swapped(mixed, data), [0, 1, 0, 1, 0, np.nan])
+    assert results.score(mixed, data)["swapped"] == pytest.approx(2 / 5)
+
+
 def test_images_without_a_torso_are_counted():
     data = people(4)
     state = data.state.copy()
