@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -216,6 +217,30 @@ def paired_bootstrap(one: np.ndarray, other: np.ndarray, repeats: int = 2000, se
     if one.shape != other.shape or one.ndim != 1:
         raise ValueError(f"a paired comparison needs the same images: {one.shape} and {other.shape} are not")
     return bootstrap_mean(one - other, repeats, seed)
+
+
+def compare(ours: Sequence[dict], base: Sequence[dict], measure: str = "pck@0.2_torso") -> dict:
+    """Are some networks better than others? The book's rule: seeds and images must both say so.
+
+    Args:
+        ours, base: what `score_with_floors` says of one predictor ("network"), one table for each seed.
+
+    Returns:
+        "difference" of the means over seeds; "images", its paired bootstrap interval over images; "verdict": "better"
+        if every seed of ours scores higher than every one of the base and the interval lies above zero, "worse" for
+        the opposite, else "no difference shown".
+    """
+    values, others = ([table[measure] for table in tables] for tables in (ours, base))
+    # JSON has no NaN: an image without a torso is None in a record
+    images = paired_bootstrap(*(np.mean([np.array(table["pck_per_image"], float) for table in tables], axis=0)
+                                for tables in (ours, base)))
+    verdict = "no difference shown"
+    if min(values) > max(others) and images["low"] > 0:
+        verdict = "better"
+    if max(values) < min(others) and images["high"] < 0:
+        verdict = "worse"
+    return {"difference": float(np.mean(values) - np.mean(others)), "images": images, "verdict": verdict}
+
 
 
 def table(header: list[str], rows: list[list], digits: int = 3) -> str:

@@ -70,6 +70,23 @@ def test_the_truth_scores_one_and_a_far_guess_zero():
     assert right["pck_interval"] == {"mean": 1, "low": 1, "high": 1}
 
 
+def tables(values, images):
+    return [{"pck@0.2_torso": value, "pck_per_image": images} for value in values]
+
+
+@pytest.mark.parametrize("ours, gain, verdict", [
+    ((0.5, 0.6), 0.2, "better"), ((0.5, 0.39), 0.2, "no difference shown"), ((0.5, 0.6), 0.0, "no difference shown"),
+    ((0.5, 0.6), -0.2, "no difference shown"), ((0.1, 0.2), -0.2, "worse"), ((0.1, 0.2), 0.2, "no difference shown")])
+def test_a_verdict_needs_seeds_and_images(ours, gain, verdict):
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0.2, 0.7, 200)
+    after = (before + gain + rng.normal(0, 0.1, 200)).tolist()
+    after[3] = None
+    found = results.compare(tables(ours, after), tables((0.3, 0.4), before.tolist()))
+    assert found["verdict"] == verdict and found["difference"] == pytest.approx(np.mean(ours) - 0.35)
+    assert found["images"]["low"] < gain + 0.02 and found["images"]["high"] > gain - 0.02
+
+
 def test_exchanged_left_and_right_are_found_whatever_absent_joints_hold():
     data = people(6)
     state, joints = data.state.copy(), data.joints.copy()
