@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--limit", type=int, help="use only so many training images")
     train.add_argument("--share", type=float, default=1.0,
                        help="use only this share of the training images, drawn with the seed (default 1)")
+    train.add_argument("--freeze-trunk", action="store_true", help="leave the trunk as it is, train the heads alone")
     train.add_argument("--person-free", type=int, default=0, metavar="N",
                        help="add so many crops of the book's people that show nobody, for the detectors (default 0)")
     train.add_argument("--channels", nargs=3, type=int, metavar="MAPS", help="maps of the three convolutions of "
@@ -169,7 +170,8 @@ NUMBERS = {"epochs": int, "batch": int, "epoch_size": int, "rate": float, "warmu
 def _config(options: argparse.Namespace) -> training.TrainConfig:
     given = {name: getattr(options, name) for name in (*NUMBERS, "optimizer") if getattr(options, name) is not None}
     config = replace(RECIPE, seed=options.seed, weights=dict(options.weight), device=options.device,
-                     normalise=not options.no_normalise, mean_start=not options.no_mean_start, **given)
+                     freeze_trunk=options.freeze_trunk, normalise=not options.no_normalise,
+                     mean_start=not options.no_mean_start, **given)
     return replace(config, augmentation=augment.NONE) if options.no_augmentation else config
 
 

@@ -15,6 +15,7 @@ Maps are indexed row (y), then column (x); places and offsets are x, y in cells,
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -104,8 +105,11 @@ def learn_springs(joints: np.ndarray, state: np.ndarray, skeleton: Skeleton, com
                              f"{both.sum()} poses; a spring needs two")
         away = (joints[both, j] - joints[both, parent]).astype(np.float64)
         label = np.zeros(len(away), int)
-        if components > 1:
-            _, label = kmeans2(away, min(components, len(away)), minit="++", seed=np.random.default_rng(seed))
+        groups = min(components, len(np.unique(away, axis=0)))
+        if groups > 1:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")             # a cluster that ends up empty: there is one component less
+                _, label = kmeans2(away, groups, minit="++", seed=np.random.default_rng(seed))
         for m in np.unique(label):
             mine = away[label == m]
             spread = np.maximum(mine.var(axis=0), least)

@@ -52,6 +52,7 @@ class TrainConfig:
         augmentation: see `augment.Augmentation`.
         device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
         weights: task -> factor of its loss in the sum; a task that is not named has 1, one with 0 is not computed.
+        freeze_trunk: only the heads learn; the trunk stays as it is given.
     """
 
     epochs: int = 150
@@ -69,6 +70,7 @@ class TrainConfig:
     device: str = "auto"
     amp: bool = True
     weights: dict[str, float] = field(default_factory=dict)
+    freeze_trunk: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1 or self.rate <= 0 or min(self.warmup, self.patience, self.epoch_size) < 0:
@@ -153,6 +155,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     if config.mean_start and "regression" in codecs:
         network.start_at("regression", mean_target(training, codecs["regression"]))
     network.to(device, memory_format=torch.channels_last)
+    network.trunk.requires_grad_(not config.freeze_trunk)
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
@@ -167,7 +170,9 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         began = time.perf_counter()
         losses = _epoch(network, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
         seconds = time.perf_counter() - began
-        pull = {"gradients": task_gradients(network, codecs, training, config)} if len(codecs) > 1 else {}
+        pull = {}
+        if len(codecs) > 1 and not config.freeze_trunk:
+            pull = {"gradients": task_gradients(network, codecs, training, config)}
         row = {"epoch": epoch, "train_loss": _weighted(losses, config), "train_losses": losses,
                **validate(network, codecs, validation, config), **pull,
                "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
@@ -396,8 +401,9 @@ def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, 
 
 def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimizer:
     """Weight decay for matrices and kernels, none for biases: they cannot overfit by growing."""
-    groups = [{"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": config.decay},
-              {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    learning = list((network.heads if config.freeze_trunk else network).parameters())
+    groups = [{"params": [p for p in learning if p.ndim > 1], "weight_decay": config.decay},
+              {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.rate, momentum=0.9)
     return torch.optim.AdamW(groups, lr=config.rate, fused=True)

@@ -338,6 +338,17 @@ def test_preparing_ahead_changes_no_number():
         assert all(torch.equal(a, b) for a, b in zip((images, joints, state), expected, strict=True))
 
 
+def test_a_frozen_trunk_stays_as_it_is_and_the_head_learns():
+    net = network()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    run = fit(replace(CONFIG, freeze_trunk=True), net=net)
+    for name, value in run.network.named_parameters():
+        assert torch.equal(value, before[name]) == name.startswith("trunk"), name
+    assert run.history[-1]["train_loss"] < run.history[0]["train_loss"]
+    three = train_three(replace(CONFIG, freeze_trunk=True))
+    assert "gradients" not in three.history[0]                            # nobody pulls at a trunk that cannot move
+
+
 def test_without_normalisation_pixels_stay_as_they_are():
     plain, usual = (fit(replace(CONFIG, epochs=1, normalise=n)).network for n in (False, True))
     assert (plain.mean_image == 0).all() and plain.spread == 1
