@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, floors, networks, results, sweep, training
+from posebook import augment, families, floors, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="validation", choices=["train", "validation", "test"])
     evaluate.add_argument("--subset", choices=["all", "upright"], default="all",
                           help="upright: only people whose neck is above both hips in the picture")
+
+    families = _command(commands, "families", _families, "compare regression with pictorial structures on one network")
+    _data_options(families, "as in the run's record")
+    families.add_argument("--weights", type=Path, required=True, help="a network with the tasks regression and joints")
+    families.add_argument("--split", default="validation", choices=["validation", "test"])
+    families.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
     predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
@@ -295,6 +301,25 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{weights}, trained on {about['dataset']}, seed {about['seed']}\n")
     print(results.score_table({name: results.score(pose, data) for name, pose in predictions.items()},
                       f"{dataset} {options.split}{' upright' if options.subset == 'upright' else ''}"))
+
+
+def _families(options: argparse.Namespace) -> None:
+    network, about = _load(options.weights)
+    dataset, skeleton = options.dataset or about["dataset"], SKELETONS[about["skeleton"]]
+    codecs = build_codecs(tuple(network.heads), skeleton, network.config.crop)
+    train_set, data = (load(dataset, split, options.data, size=about["stored"],
+                            crop=network.config.crop).as_skeleton(skeleton) for split in ("train", options.split))
+    fitted = families.fit(network, codecs, train_set)
+    poses = families.predict(fitted, network, codecs, data)
+    tables = families.score(fitted, poses, data, network.config.crop)
+    results.write_record(options.out, {
+        "name": options.out.stem, "run": options.weights.parent.name, "dataset": dataset, "split": options.split,
+        "seed": about["seed"], "ways": tables, "truth_on_one_spot": float(families.on_one_spot(
+            training.central_labels(data, network.config.crop)[0].numpy(), skeleton).mean()),
+        "weights": {way: {name: getattr(springs, name).numpy() for name in ("evidence", "stiffness")}
+                    for way, springs in fitted.springs.items()},
+        "environment": results.environment()})
+    print(results.score_table(tables, f"{dataset} {options.split}"))
 
 
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:

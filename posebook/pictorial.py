@@ -119,24 +119,49 @@ def learn_springs(joints: np.ndarray, state: np.ndarray, skeleton: Skeleton, com
     return Springs(skeleton, offset, variance, bias, ones, ones.clone())
 
 
-def window_scores(codec: JointWindows, output: torch.Tensor) -> torch.Tensor:
-    """Evidence for every pixel from a detection head: the sum of the log-odds of all windows that hold it.
+def cell_centres(size: int, step: int) -> np.ndarray:
+    """(size / step,) where the centres of a map's cells lie in a row of pixels, for cells of `step` x `step` pixels.
+
+    Raises:
+        ValueError: if the cells do not fill the row.
+    """
+    if step < 1 or size % step:
+        raise ValueError(f"cells of {step} px do not fill {size} px")
+    return (np.arange(size // step, dtype=np.float32) + 0.5) * step - 0.5
+
+
+def window_scores(codec: JointWindows, output: torch.Tensor, step: int = 1) -> torch.Tensor:
+    """Evidence for every cell from a detection head: the sum of the log-odds of all windows that hold its centre.
 
     If a joint is at p, the windows that hold p should say yes and all others no. With windows that answer
-    independently, the logarithm of that probability is this sum plus a constant. A pixel in no window scores 0.
+    independently, the logarithm of that probability is this sum plus a constant. A cell in no window scores 0.
 
     Args:
-        output: logits (N, codec.outputs).
+        output: logits (N, codec.outputs); step: side of a cell in pixels.
 
     Returns:
-        (N, J, size, size).
+        (N, J, size / step, size / step).
     """
     grid = codec.grid
-    line = torch.arange(grid.size, device=output.device, dtype=torch.float32)
-    held = points_inside(torch.stack([line, line], -1)[None], grid)[0]             # (size, side, side)
-    along = held.any(dim=2).to(output.dtype)                                       # (size, side): which rows of windows
+    line = torch.from_numpy(cell_centres(grid.size, step)).to(output.device)
+    held = points_inside(torch.stack([line, line], -1)[None], grid)[0]             # (cells, side, side)
+    along = held.any(dim=2).to(output.dtype)                                       # (cells, side): the rows of windows
     logits = output.reshape(len(output), len(codec.names), grid.side, grid.side)
     return torch.einsum("yi,nkij,xj->nkyx", along, logits, along)
+
+
+def point_scores(points: torch.Tensor, variance: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Evidence from another estimate of each joint, such as a regressor's: a spring to a fixed place.
+
+    Args:
+        points: (N, J, 2) in cells; variance: (J, 2) of its error, in cells squared.
+
+    Returns:
+        (N, J, height, width): the logarithm of a Gaussian about the point, 0 at its centre.
+    """
+    along = [-(torch.arange(side, device=points.device) - points[..., axis, None]) ** 2 / (2 * variance[:, axis, None])
+             for axis, side in ((0, width), (1, height))]
+    return along[1][..., :, None] + along[0][..., None, :]
 
 
 # ----------------------------------------------------------------------------------------------- the distance transform
@@ -445,21 +470,18 @@ def _spring_from(springs: Springs, j: int, parents: torch.Tensor, height: int, w
 
 def log_score(springs: Springs, scores: torch.Tensor, joints: torch.Tensor) -> torch.Tensor:
     """(N,) float64: the score of given poses (N, J, 2), whole cells x and y, components summed."""
-    scores, skeleton = scores.double(), springs.skeleton
-    n, _, height, width = scores.shape
-    everyone = torch.arange(n, device=scores.device)
-    total = torch.zeros(n, dtype=torch.float64, device=scores.device)
-    for j in range(len(skeleton)):
-        x, y = joints[:, j].unbind(-1)
-        total = total + _weighted(springs, scores, j)[everyone, y, x]
-        if j != skeleton.root:
-            spring = _spring_from(springs, j, joints[:, skeleton.parents[j]][:, None], height, width)
-            total = total + spring[everyone, 0, y, x]
-    return total
+    skeleton, everyone = springs.skeleton, torch.arange(len(scores), device=scores.device)
+    x, y = joints.unbind(-1)
+    evidence = torch.stack([scores[everyone, j, y[:, j], x[:, j]] for j in range(len(skeleton))], dim=1).double()
+    away = (joints - joints[:, skeleton.parents]).double()
+    strain = (away[:, :, None] - springs.offset) ** 2 / (2 * springs.variance)                    # (N, J, M, 2)
+    each = springs.bias - springs.stiffness[:, None] * strain.sum(dim=-1)
+    others = torch.tensor([j for j in range(len(skeleton)) if j != skeleton.root], device=scores.device)
+    return (evidence * springs.evidence).sum(dim=1) + torch.logsumexp(each, dim=2)[:, others].sum(dim=1)
 
 
-def learn_weights(springs: Springs, scores: torch.Tensor, joints: torch.Tensor, steps: int = 60,
-                  rate: float = 0.1, pull: float = 1e-2) -> Springs:
+def learn_weights(springs: Springs, scores: torch.Tensor, joints: torch.Tensor, steps: int = 25,
+                  rate: float = 0.2, pull: float = 1e-2) -> Springs:
     """Weights of evidence and stiffness of every joint, by maximum likelihood of the true poses.
 
     Likelihood and not a structured hinge: its gradient needs nothing but the posterior that is computed here anyway,

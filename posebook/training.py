@@ -335,8 +335,13 @@ def predict(network: PoseNetwork, codec: Coordinates | JointWindows, data: PoseD
     repeated. `hard`: of joint windows, the centre of the best (see `JointWindows.decode`)."""
     answers = run_network(network, data, device, amp=False)[head]
     inputs = (codec.decode(answers, hard=True) if hard else codec.decode(answers)).numpy()
-    to_stored = geometry.invert(_to_input(data, network.config.crop))
-    return geometry.transform(data.to_source, geometry.transform(to_stored, inputs))
+    return to_source(data, network.config.crop, inputs)
+
+
+def to_source(data: PoseDataset, crop: int, joints: np.ndarray) -> np.ndarray:
+    """Joints (N, J, 2) in pixels of the central crop to pixels of the source images."""
+    to_stored = geometry.invert(_to_input(data, crop))
+    return geometry.transform(data.to_source, geometry.transform(to_stored, joints))
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import window_grid
+from posebook.interactive import structure, window_grid
+from posebook.pictorial import learn_springs
 from posebook.skeleton import LSP14, UPPER8
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
 
@@ -38,3 +39,20 @@ def test_figures_that_would_show_nonsense_are_refused(change, message):
     parts = {"joints": POSE, "skeleton": LSP14, "codec": PartWindows(LSP14, paper_a_grid()), "limb": "head", **change}
     with pytest.raises(ValueError, match=message):
         window_grid(**parts)
+
+
+def test_the_tree_figure_carries_springs_with_parents_first():
+    poses = POSE + np.random.default_rng(0).normal(0, 2, (50, 14, 2)).astype(np.float32)
+    springs = learn_springs(poses, np.full((50, 14), 2), LSP14)
+    text = structure(springs, [("left_wrist", 10, 12, 1.0), ("neck", 3, 4.5, 0.5)])
+    assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1
+    data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
+    assert data["joints"][0] == "neck" and all(data["parents"][j] < j for j in range(1, 14))
+    hand = data["joints"].index("left wrist")
+    assert data["joints"][data["parents"][hand]] == "left elbow"
+    j = LSP14.index("left_wrist")
+    np.testing.assert_allclose(data["offsets"][hand], springs.offset[j, 0])
+    assert data["peaks"][0] == {"joint": hand, "x": 10, "y": 12, "height": 1.0}
+    for peak in (("tail", 3, 3, 1.0), ("neck", 40, 3, 1.0)):
+        with pytest.raises(ValueError, match=f"the peak of {peak[0]} at .* does not fit: joints are neck, .* 30 x 30"):
+            structure(springs, [peak])

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from importlib import resources
 
 import numpy as np
 
+from posebook.pictorial import Springs
 from posebook.skeleton import Skeleton
 from posebook.targets import PartWindows
 
@@ -37,6 +39,35 @@ def window_grid(joints: np.ndarray, skeleton: Skeleton, codec: PartWindows, limb
         "limb": skeleton.limb_names.index(limb),
         "limbs": [{"name": name.replace("_", " "), "side": skeleton.side(name), "ends": pair.round(2).tolist()}
                   for name, pair in zip(skeleton.limb_names, ends, strict=True)]})
+
+
+def structure(springs: Springs, peaks: Sequence[tuple[str, float, float, float]], side: int = 30,
+              width: float = 1.5) -> str:
+    """HTML in which the reader moves peaks of evidence and the stiffness of springs, and the best pose follows.
+
+    The page computes it by the messages of `pictorial.best_pose`, with one component a spring. Mouse, touch and
+    keyboard.
+
+    Args:
+        springs: of a small tree, in cells; peaks: (joint's name, x, y, height) of each bump of evidence; side: of the
+            map, width: standard deviation of a bump, in cells.
+
+    Raises:
+        ValueError: if a peak names no joint, or lies outside of the map.
+    """
+    skeleton = springs.skeleton
+    order = list(skeleton.order_down)                                   # the page wants parents before children
+    names = [skeleton.joints[j] for j in order]
+    for name, x, y, _ in peaks:
+        if name not in names or not (0 <= x < side and 0 <= y < side):
+            raise ValueError(f"the peak of {name} at {x}, {y} does not fit: joints are {', '.join(names)}, the map has "
+                             f"{side} x {side} cells")
+    return _filled("structure.html", {
+        "side": side, "width": width, "background": 1e-3, "joints": [name.replace("_", " ") for name in names],
+        "parents": [order.index(int(skeleton.parents[j])) for j in order],
+        "offsets": [springs.offset[j, 0].tolist() for j in order],
+        "variances": [(springs.variance[j, 0] / springs.stiffness[j]).tolist() for j in order],
+        "peaks": [{"joint": names.index(name), "x": x, "y": y, "height": height} for name, x, y, height in peaks]})
 
 
 def _filled(name: str, data: dict) -> str:
