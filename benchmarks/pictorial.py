@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/pictorial.py             # a minute; prints a table
     OMP_NUM_THREADS=1 python benchmarks/pictorial.py --write     # also stores pictorial.json
 
-Both take turns in one process, on the same maps. Wanted: at least 50 times as fast at 64 x 64 cells. The pairs are tried by
-the plain version that the tests compare with (tests/test_pictorial.py).
+Both take turns in one process, on the same maps. Wanted: at least 50 times as fast at 64 x 64 cells. The pairs are
+tried by the plain version that the tests compare with (tests/test_pictorial.py).
 """
 
 from __future__ import annotations
