@@ -193,15 +193,13 @@ def _train(options: argparse.Namespace) -> None:
     if (out / "record.json").exists():
         _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
                               "without_parts": options.without_parts, "share": options.share,
-                              "person_free": options.person_free},
+                              "person_free": options.person_free, "limit": options.limit},
                         {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
     train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
-    if options.share < 1:
-        chosen = np.random.default_rng(options.seed).permutation(len(train_set))[:round(options.share * len(train_set))]
-        train_set = train_set.subset(np.sort(chosen))
+    train_set = _share(train_set, options.share, options.seed)
     validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
@@ -213,20 +211,26 @@ def _train(options: argparse.Namespace) -> None:
     learned = train_set
     if options.person_free:
         free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=LSP14)
+        if len(free) < options.person_free:
+            raise ValueError(f"the book's people leave room for {len(free)} crops without a person, not for "
+                             f"{options.person_free}")
         learned = join([train_set, free])
     run = training.train(network, codecs, learned, validation, config, out)
-    about = {"tasks": tasks, "dataset": options.dataset, "skeleton": LSP14.name, "seed": options.seed,
-             "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
+    about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": LSP14.name,
+             "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
-              "dataset": options.dataset, "skeleton": LSP14.name, "share": options.share,
+              "dataset": options.dataset, "skeleton": LSP14.name, "share": options.share, "limit": options.limit,
               "training_images": len(train_set), "person_free": options.person_free,
               "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
               "on_training_images": training.validate(network, codecs, _spread_out(train_set, 1000), config),
+              "mean_pose_losses": {} if "regression" not in codecs else {
+                  name: training.mean_pose_loss(train_set, codecs["regression"], some) for name, some in
+                  (("training_images", _spread_out(train_set, 1000)), ("validation", validation))},
               "scores": results.score_with_floors(network, codecs, train_set, validation),
               "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
                             for name, data in elsewhere.items()},
@@ -238,6 +242,13 @@ def _train(options: argparse.Namespace) -> None:
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
     print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+
+
+def _share(data: PoseDataset, share: float, seed: int) -> PoseDataset:
+    """A random share of a data set, the same for the same seed."""
+    if share == 1:
+        return data
+    return data.subset(np.sort(np.random.default_rng(seed).permutation(len(data))[:round(share * len(data))]))
 
 
 def _spread_out(data: PoseDataset, count: int) -> PoseDataset:
@@ -307,15 +318,20 @@ def _families(options: argparse.Namespace) -> None:
     network, about = _load(options.weights)
     dataset, skeleton = options.dataset or about["dataset"], SKELETONS[about["skeleton"]]
     codecs = build_codecs(tuple(network.heads), skeleton, network.config.crop)
-    train_set, data = (load(dataset, split, options.data, size=about["stored"],
-                            crop=network.config.crop).as_skeleton(skeleton) for split in ("train", options.split))
-    fitted = families.fit(network, codecs, train_set)
+    sizes = {"size": about["stored"], "crop": network.config.crop}
+    train_set, unseen, data = (load(dataset, split, options.data, **sizes).as_skeleton(skeleton)
+                               for split in ("train", "validation", options.split))
+    train_set = _share(train_set, about.get("share", 1), about["seed"])
+    chosen = families.for_weights(unseen)
+    if options.split == "validation":                    # what the weights are learned from is not scored
+        data = data.subset(np.setdiff1d(np.arange(len(data)), chosen))
+    fitted = families.fit(network, codecs, train_set, unseen.subset(chosen))
     poses = families.predict(fitted, network, codecs, data)
     tables = families.score(fitted, poses, data, network.config.crop)
+    true = training.central_labels(data, network.config.crop)[0].numpy()
     results.write_record(options.out, {
         "name": options.out.stem, "run": options.weights.parent.name, "dataset": dataset, "split": options.split,
-        "seed": about["seed"], "ways": tables, "truth_on_one_spot": float(families.on_one_spot(
-            training.central_labels(data, network.config.crop)[0].numpy(), skeleton).mean()),
+        "seed": about["seed"], "ways": tables, "truth": families.impossible(fitted, true, data),
         "weights": {way: {name: getattr(springs, name).numpy() for name in ("evidence", "stiffness")}
                     for way, springs in fitted.springs.items()},
         "environment": results.environment()})

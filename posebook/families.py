@@ -33,46 +33,54 @@ class Families:
     """What is learned from training images, in cells.
 
     Attributes:
-        springs: way -> springs with weights; error: (J, 2) variance of the regression's error; longest: (L,) 99.9 %
-            of the training limbs are no longer, in pixels of the network's input.
+        springs: way -> springs with weights; prior: of the windows, see `pictorial.window_prior`.
+        error: (J, 2) variance of the regression's error.
+        longest: (L,) 99.9 % of the training limbs are no longer, in pixels of the network's input.
     """
 
     springs: dict[str, Springs]
+    prior: torch.Tensor
     error: torch.Tensor
     longest: np.ndarray
 
 
-def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset, count: int = 80,
+def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset, held_out: PoseDataset,
         seed: int = 0) -> Families:
-    """Learn springs from all poses of a training set, and weights from `count` of its images on which all joints are
-    labelled.
+    """Learn springs from the poses that the network was trained on, and weights from images that it has not seen.
+
+    Args:
+        held_out: images on which all joints are labelled (see `for_weights`), none of which is scored later.
 
     Raises:
-        ValueError: if the network does not regress and detect joints, or no image has all joints labelled.
+        ValueError: if the network does not regress and detect joints, or a joint is absent in `held_out`.
     """
     if not {"regression", "joints"} <= set(codecs):
         raise ValueError(f"both families need the tasks regression and joints; the network has {', '.join(codecs)}")
     skeleton, crop = train_set.skeleton, network.config.crop
     joints, state = (part.numpy() for part in training.central_labels(train_set, crop))
     cells = (joints + 0.5) / STEP - 0.5
-    some = np.flatnonzero(train_set.complete())
-    if not len(some):
-        raise ValueError(f"no image of {train_set.name} has all joints labelled; the weights are learned from such")
-    some = some[np.linspace(0, len(some) - 1, min(count, len(some))).astype(int)]
-    answers = training.run_network(network, train_set.subset(some), amp=False)
-    true = torch.from_numpy(cells[some])
+    if not len(held_out) or not held_out.complete().all():
+        raise ValueError("weights are learned from images on which all joints are labelled; see for_weights")
+    answers = training.run_network(network, held_out, amp=False)
+    true = (training.central_labels(held_out, crop)[0] + 0.5) / STEP - 0.5
     points = (codecs["regression"].decode(answers["regression"]) + 0.5) / STEP - 0.5
     error = ((points - true) ** 2).mean(dim=0).clamp(min=0.25)
-    windows = pictorial.window_scores(codecs["joints"], answers["joints"], STEP)
+    prior = pictorial.window_prior(codecs["joints"], *training.central_labels(train_set, crop))
+    windows = pictorial.window_scores(codecs["joints"], answers["joints"], prior, STEP)
     found = {}
     for way, components in (("tree", 1), ("tree, mixture", COMPONENTS)):
         springs = pictorial.learn_springs(cells, state, skeleton, components, seed)
         found[way] = pictorial.learn_weights(springs, windows, true)
     both = _with_regression(found["tree, mixture"], windows, points, error)
-    plain = pictorial.learn_springs(cells, state, skeleton, COMPONENTS, seed)
-    found["tree and regression"] = pictorial.learn_weights(plain, both, true)
+    found["tree and regression"] = pictorial.learn_weights(springs, both, true)
     longest = np.nanquantile(_lengths(np.where((state != ABSENT)[..., None], joints, np.nan), skeleton), 0.999, axis=0)
-    return Families({**found, "evidence": found["tree, mixture"]}, error, longest)
+    return Families(found, prior, error, longest)
+
+
+def for_weights(data: PoseDataset, count: int = 80) -> np.ndarray:
+    """Indices of `count` images, spread evenly, on which all joints are labelled."""
+    some = np.flatnonzero(data.complete())
+    return some[np.linspace(0, len(some) - 1, min(count, len(some))).astype(int)]
 
 
 def _with_regression(springs: Springs, windows: torch.Tensor, points: torch.Tensor,
@@ -88,9 +96,9 @@ def predict(families: Families, network: PoseNetwork, codecs: dict[str, training
     poses: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
     for regression, joints in zip(answers["regression"].split(BATCH), answers["joints"].split(BATCH), strict=True):
         regressed = codecs["regression"].decode(regression)
-        windows = pictorial.window_scores(codecs["joints"], joints, STEP)
+        windows = pictorial.window_scores(codecs["joints"], joints, families.prior, STEP)
         points = (regressed + 0.5) / STEP - 0.5
-        together = _with_regression(families.springs["evidence"], windows, points, families.error)
+        together = _with_regression(families.springs["tree, mixture"], windows, points, families.error)
         poses["regression"].append(regressed)
         poses["soft window"].append(codecs["joints"].decode(joints))
         poses["best window"].append(codecs["joints"].decode(joints, hard=True))
@@ -124,8 +132,10 @@ def score(families: Families, poses: dict[str, np.ndarray], data: PoseDataset, c
     - "pck_per_image", for comparing two ways image by image;
     - "visible" and "occluded": PCK@0.2 of such joints alone;
     - "too_long": share of predicted limbs that are longer than 99.9 % of the training limbs of their name;
-    - "on_one_spot": share of people with both wrists or both ankles within two pixels of each other. In the truth this
-      is rare; detectors that answer for each joint alone often take one leg for both.
+    - "on_one_spot": share of people with both wrists or both ankles within two pixels of each other, among those of
+      whom all four are labelled. Answers for each joint alone often take one leg for both.
+
+    The truth's "too_long" and "on_one_spot" are in `truth`.
     """
     skeleton = data.skeleton
     torso = metrics.torso_diameter(data.source_joints, data.state, skeleton)
@@ -137,13 +147,19 @@ def score(families: Families, poses: dict[str, np.ndarray], data: PoseDataset, c
             only = np.where(data.state == mark, data.state, ABSENT)
             table[name] = metrics.pck(source, data.source_joints, only, torso, 0.2).mean
         table["pck_per_image"] = results.pck_per_image(source, data)
-        table["too_long"] = float((_lengths(joints, skeleton) > families.longest).mean())
-        table["on_one_spot"] = float(on_one_spot(joints, skeleton).mean())
-        found[way] = table
+        found[way] = {**table, **impossible(families, joints, data)}
     return found
 
 
-def on_one_spot(joints: np.ndarray, skeleton, within: float = 2.0) -> np.ndarray:
-    """(N,) bool: both wrists or both ankles of a pose (N, J, 2) lie within so many pixels of each other."""
+def impossible(families: Families, joints: np.ndarray, data: PoseDataset, within: float = 2.0) -> dict[str, float]:
+    """"too_long" and "on_one_spot" (see `score`) of poses (N, J, 2) in pixels of the network's input, of limbs and
+    people that are labelled; the true poses may be asked about as well."""
+    skeleton = data.skeleton
+    labelled = data.state != ABSENT
+    needed = skeleton.limb_weights.sum(axis=0) > 0                                      # (L, J)
+    limbs = (labelled[:, None, :] | ~needed).all(axis=-1)
     pairs = [[skeleton.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("wrist", "ankle")]
-    return np.any([np.linalg.norm(joints[:, i] - joints[:, j], axis=-1) <= within for i, j in pairs], axis=0)
+    together = np.any([np.linalg.norm(joints[:, i] - joints[:, j], axis=-1) <= within for i, j in pairs], axis=0)
+    whole = labelled[:, np.ravel(pairs)].all(axis=1)
+    return {"too_long": float((_lengths(joints, skeleton) > families.longest)[limbs].mean()),
+            "on_one_spot": float(together[whole].mean())}

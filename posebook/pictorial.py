@@ -4,10 +4,11 @@ A pose p = (p_1 ... p_J), each joint a cell of a map, has the score
 
     sum_j  u_j S_j(p_j)  +  sum over limbs  max_m [ b_m - w_j |p_j - p_parent - offset_m|^2 / (2 variance_m) ]
 
-(Felzenszwalb & Huttenlocher 2005; the components m of a limb are those of Yang & Ramanan 2013). S_j is the evidence for
-joint j, from a network's detection head or any other heat map. Because the joints form a tree, the best pose of all
-is found by passing messages from the leaves to the root and back. A message is a *generalised distance transform*: for
-every place of the parent the best place of the child. It takes a time linear in the number of cells.
+(Felzenszwalb & Huttenlocher 2005). The components m are clusters of offsets, as in Yang & Ramanan 2013, whose types
+carry an appearance and a preference for their neighbours' types as well; ours do not. S_j is the evidence for joint j,
+from a network's detection head or any other heat map. Because the joints form a tree, the best pose of all is found
+by passing messages from the leaves to the root and back. A message is a *generalised distance transform*: for every
+place of the parent the best place of the child. Its envelope is built in a time linear in the number of cells.
 
 Maps are indexed row (y), then column (x); places and offsets are x, y in cells, like pixels everywhere in the book.
 """
@@ -33,8 +34,8 @@ class Springs:
     Attributes:
         skeleton: the tree.
         offset: (J, M, 2) mean of joint minus parent, in cells; variance: (J, M, 2), in cells squared.
-        bias: (J, M) what choosing a component adds to the score, -inf for one that does not exist. The root's rows
-            of all three are not used.
+        bias: (J, M) what choosing a component adds to the score, -inf for one that does not exist. The root hangs on
+            nothing: its rows of all three are not used, but must be valid.
         evidence: (J,) weight u of each joint's scores; stiffness: (J,) weight w of each joint's spring.
 
     Raises:
@@ -130,14 +131,25 @@ def cell_centres(size: int, step: int) -> np.ndarray:
     return (np.arange(size // step, dtype=np.float32) + 0.5) * step - 0.5
 
 
-def window_scores(codec: JointWindows, output: torch.Tensor, step: int = 1) -> torch.Tensor:
-    """Evidence for every cell from a detection head: the sum of the log-odds of all windows that hold its centre.
+def window_prior(codec: JointWindows, joints: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """(codec.outputs,) what a detector answers that has not seen the picture: for each joint and window the log-odds of
+    the share of yes among training labels, joints (N, J, 2) in input pixels and state (N, J). One yes and one no are
+    added, so that no share is 0 or 1."""
+    target, mask = codec.encode(joints, state)
+    yes = (target * mask).sum(dim=0)
+    return torch.log((yes + 1) / (mask.sum(dim=0) - yes + 1))
+
+
+def window_scores(codec: JointWindows, output: torch.Tensor, prior: torch.Tensor, step: int = 1) -> torch.Tensor:
+    """Evidence for every cell from a detection head: how much more than the prior the windows that hold it say yes.
 
     If a joint is at p, the windows that hold p should say yes and all others no. With windows that answer
-    independently, the logarithm of that probability is this sum plus a constant. A cell in no window scores 0.
+    independently, the logarithm of the picture's likelihood given p is, by Bayes' rule for each window, the sum of
+    logit - prior over the windows that hold p, plus a constant. A detector that knows nothing gives 0 everywhere; the
+    sum of the logits alone would send its joint to where the fewest windows overlap, the corners.
 
     Args:
-        output: logits (N, codec.outputs); step: side of a cell in pixels.
+        output: logits (N, codec.outputs); prior: from `window_prior`; step: side of a cell in pixels.
 
     Returns:
         (N, J, size / step, size / step).
@@ -146,8 +158,8 @@ def window_scores(codec: JointWindows, output: torch.Tensor, step: int = 1) -> t
     line = torch.from_numpy(cell_centres(grid.size, step)).to(output.device)
     held = points_inside(torch.stack([line, line], -1)[None], grid)[0]             # (cells, side, side)
     along = held.any(dim=2).to(output.dtype)                                       # (cells, side): the rows of windows
-    logits = output.reshape(len(output), len(codec.names), grid.side, grid.side)
-    return torch.einsum("yi,nkij,xj->nkyx", along, logits, along)
+    above = (output - prior.to(output)).reshape(len(output), len(codec.names), grid.side, grid.side)
+    return torch.einsum("yi,nkij,xj->nkyx", along, above, along)
 
 
 def point_scores(points: torch.Tensor, variance: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -171,7 +183,7 @@ Transform = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Ten
 
 def distance_transform(scores: torch.Tensor, offset: torch.Tensor,
                        variance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best child for every place of the parent, in linear time (Felzenszwalb & Huttenlocher 2012).
+    """The best child for every place of the parent, one axis after the other (Felzenszwalb & Huttenlocher 2012).
 
     best(p) = max over q of scores(q) - (q_x - p_x - offset_x)^2 / (2 variance_x) - the same for y.
 
@@ -194,8 +206,9 @@ def _best_of_line(values: torch.Tensor, offset: torch.Tensor,
     """In one dimension, for many lines (L, n) at once: the upper envelope of n parabolas, read at p + offset.
 
     Cell q stands for the parabola values[q] - a (x - q)^2. Going from left to right, a new parabola takes over from the
-    last one on the envelope where they cross; if that is left of where the last one took over itself, the last one is
-    nowhere the highest and is dropped. Each parabola is added once and dropped at most once.
+    last one on the envelope where they cross, and is higher from there on, since the difference of two of them is a
+    straight line. If that is left of where the last one took over itself, the last one is nowhere the highest and is
+    dropped. Each parabola is added once and dropped at most once: linear in n. The envelope is read by binary search.
     """
     lines, n = values.shape
     a = 1 / (2 * variance)
@@ -214,7 +227,7 @@ def _best_of_line(values: torch.Tensor, offset: torch.Tensor,
             crossing[waiting] = x
             beaten = x <= begins[waiting, k]
             last[waiting[beaten]] -= 1
-            waiting = waiting[beaten]             # begins of the first is -inf: it can only be beaten by -inf or NaN
+            waiting = waiting[beaten]             # the first one begins at -inf, and is never beaten
         last[added] += 1
         apex[added, last[added]] = q
         begins[added, last[added]] = crossing[added]
@@ -238,8 +251,8 @@ class BestPose:
 
 
 def best_pose(springs: Springs, scores: torch.Tensor, transform: Transform = distance_transform) -> BestPose:
-    """The pose with the highest score of all (maximum a posteriori), exactly: messages from the leaves to the root,
-    then back from the root's best place.
+    """The pose with the highest score of all, exactly: messages from the leaves to the root, then back from the root's
+    best place.
 
     A joint without evidence (scores that are all the same) gets its place from its neighbours.
 
@@ -248,17 +261,14 @@ def best_pose(springs: Springs, scores: torch.Tensor, transform: Transform = dis
         transform: what finds the best child; `distance_transform`, or a slower one in tests.
 
     Raises:
-        ValueError: see `check_scores`; also if no pose is possible.
+        ValueError: see `check_scores`.
     """
     check_scores(springs, scores)
     skeleton = springs.skeleton
-    belief, messages, component, place = _upward(springs, scores, transform)
+    belief, _, component, place = upward(springs, scores, transform)
     n, _, height, width = scores.shape
     root = belief[skeleton.root].flatten(1)
     score, cell = root.max(dim=1)
-    if (score == -math.inf).any():
-        raise ValueError(f"image {int((score == -math.inf).nonzero()[0])} allows no pose: every place of the root is "
-                         "forbidden")
     joints = torch.zeros(n, len(skeleton), 2, dtype=torch.int64, device=scores.device)
     joints[:, skeleton.root] = torch.stack([cell % width, cell // width], dim=-1)
     chosen = torch.zeros(n, len(skeleton), dtype=torch.int64, device=scores.device)
@@ -278,7 +288,7 @@ def max_marginals(springs: Springs, scores: torch.Tensor, transform: Transform =
     """
     check_scores(springs, scores)
     skeleton = springs.skeleton
-    belief, messages, _, _ = _upward(springs, scores, transform)
+    belief, messages, _, _ = upward(springs, scores, transform)
     from_above = {skeleton.root: torch.zeros_like(scores[:, 0])}
     children = _children(skeleton)
     for j in skeleton.order_down[1:]:
@@ -289,9 +299,11 @@ def max_marginals(springs: Springs, scores: torch.Tensor, transform: Transform =
     return torch.stack([belief[j] + from_above[j] for j in range(len(skeleton))], dim=1)
 
 
-def _upward(springs: Springs, scores: torch.Tensor, transform: Transform) -> tuple[dict, dict, dict, dict]:
-    """Messages from the leaves to the root. By joint: belief (own evidence and all that comes from below), message to
-    the parent, the component and the place that it stands for."""
+def upward(springs: Springs, scores: torch.Tensor,
+           transform: Transform = distance_transform) -> tuple[dict, dict, dict, dict]:
+    """Messages from the leaves to the root, the first half of `best_pose`. Four dictionaries by joint's index: belief
+    (N, H, W), own evidence and all that comes from below; message (N, H, W) to the parent; the component (N, H, W) and
+    the place (N, H, W, 2) that it stands for."""
     skeleton, children = springs.skeleton, _children(springs.skeleton)
     belief, messages, component, place = {}, {}, {}, {}
     for j in reversed(skeleton.order_down):
@@ -321,9 +333,10 @@ def _effective_variance(springs: Springs, j: int, m: int) -> torch.Tensor:
 
 
 def _weighted(springs: Springs, scores: torch.Tensor, j: int) -> torch.Tensor:
-    """(N, H, W) a joint's evidence with its weight; a weight of 0 keeps forbidden cells forbidden."""
-    weight = springs.evidence[j].to(scores)
-    return torch.where(scores[:, j] == -math.inf, scores[:, j], scores[:, j] * weight)
+    """(N, H, W) a joint's evidence with its weight; whatever the weight, forbidden cells stay forbidden."""
+    forbidden = scores[:, j] == -math.inf
+    # Filled before the product, since its gradient would be 0 times infinity there.
+    return (scores[:, j].masked_fill(forbidden, 0) * springs.evidence[j].to(scores)).masked_fill(forbidden, -math.inf)
 
 
 def _children(skeleton: Skeleton) -> dict[int, list[int]]:
@@ -348,7 +361,9 @@ def check_scores(springs: Springs, scores: torch.Tensor) -> None:
         image, joint = empty.nonzero()[0].tolist()
         raise ValueError(f"the score map of image {image}, {skeleton.joints[joint]}, has no finite value; where a "
                          "joint has no evidence, give it the same score everywhere")
-    used = torch.where((springs.bias > -math.inf)[..., None], springs.offset.abs(), 0).amax(dim=(0, 1))
+    hangs = torch.arange(len(skeleton), device=springs.bias.device) != skeleton.root
+    there = hangs[:, None] & (springs.bias > -math.inf)
+    used = torch.where(there[..., None], springs.offset.abs(), 0).amax(dim=(0, 1))
     for axis, (side, name) in enumerate(((scores.shape[3], "wide"), (scores.shape[2], "high"))):
         if used[axis] >= side:
             raise ValueError(f"maps that are {side} cells {name} are smaller than a spring of {used[axis]:.1f} cells; "
@@ -360,7 +375,8 @@ def check_scores(springs: Springs, scores: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class Posterior:
-    """All poses at once, with probability proportional to exp(score), the components of a limb summed.
+    """All poses at once, with probability proportional to exp(score), where the exponentials of a spring's components
+    are summed, not the largest taken.
 
     Attributes:
         springs: of the model; belief: (N, J, H, W) float64: each joint's evidence and all that comes from below it.
@@ -392,9 +408,10 @@ class Posterior:
 
 
 def posterior(springs: Springs, scores: torch.Tensor) -> Posterior:
-    """The exact posterior by sum-product: like `best_pose`, with sums in place of maxima. In float64.
+    """The posterior by sum-product: like `best_pose`, with sums in place of maxima. In float64.
 
-    A message is the belief blurred by the spring's Gaussian, one axis after the other.
+    A message is the belief blurred by the spring's Gaussian, one axis after the other. Exact but for a floor: what is
+    less than `TINY` of the largest term of its line counts as `TINY`.
 
     Raises:
         ValueError: see `check_scores`.
@@ -425,7 +442,7 @@ def _sum_upward(springs: Springs, scores: torch.Tensor) -> tuple[dict, dict]:
 
 
 TINY = 1e-300
-"""Below this a sum of probabilities is taken for this, so that its logarithm stays finite."""
+"""Keeps logarithms of sums finite. It matters only where all evidence contradicts a spring by hundreds of nats."""
 
 
 def _blurred(springs: Springs, j: int, belief: torch.Tensor, sign: int) -> torch.Tensor:
@@ -449,7 +466,7 @@ def _kernel(n: int, offset: torch.Tensor, variance: torch.Tensor) -> torch.Tenso
 
 def _log_blur(belief: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """log(kernel @ exp(belief)) along the last axis, without overflow."""
-    highest = belief.amax(dim=-1, keepdim=True).clamp(min=-1e300)           # a line of -inf stays what it is
+    highest = belief.amax(dim=-1, keepdim=True).clamp(min=-1e300)           # a line of -inf gives -1e300
     return (torch.exp(belief - highest) @ kernel.T).clamp(min=TINY).log() + highest
 
 
@@ -472,21 +489,21 @@ def log_score(springs: Springs, scores: torch.Tensor, joints: torch.Tensor) -> t
     """(N,) float64: the score of given poses (N, J, 2), whole cells x and y, components summed."""
     skeleton, everyone = springs.skeleton, torch.arange(len(scores), device=scores.device)
     x, y = joints.unbind(-1)
-    evidence = torch.stack([scores[everyone, j, y[:, j], x[:, j]] for j in range(len(skeleton))], dim=1).double()
+    evidence = sum(_weighted(springs, scores, j)[everyone, y[:, j], x[:, j]].double() for j in range(len(skeleton)))
     away = (joints - joints[:, skeleton.parents]).double()
     strain = (away[:, :, None] - springs.offset) ** 2 / (2 * springs.variance)                    # (N, J, M, 2)
     each = springs.bias - springs.stiffness[:, None] * strain.sum(dim=-1)
     others = torch.tensor([j for j in range(len(skeleton)) if j != skeleton.root], device=scores.device)
-    return (evidence * springs.evidence).sum(dim=1) + torch.logsumexp(each, dim=2)[:, others].sum(dim=1)
+    return evidence + torch.logsumexp(each, dim=2)[:, others].sum(dim=1)
 
 
 def learn_weights(springs: Springs, scores: torch.Tensor, joints: torch.Tensor, steps: int = 25,
                   rate: float = 0.2, pull: float = 1e-2) -> Springs:
     """Weights of evidence and stiffness of every joint, by maximum likelihood of the true poses.
 
-    Likelihood and not a structured hinge: its gradient needs nothing but the posterior that is computed here anyway,
-    it asks for no margin or task loss to be chosen, and its optimum makes the posterior's probabilities mean something.
-    Springs and scores alone count the same evidence several times (windows overlap), which the weights repair.
+    Likelihood and not a structured hinge: it asks for no margin and no task loss to be chosen. Springs and scores alone
+    count the same evidence several times (windows overlap), which the weights repair. A few steps of Adam; the images
+    should be others than those that the evidence was trained on, or it is trusted too much.
 
     Args:
         scores: (N, J, H, W); joints: (N, J, 2) true poses in cells, all labelled; rounded, and clamped to the map.
@@ -494,11 +511,16 @@ def learn_weights(springs: Springs, scores: torch.Tensor, joints: torch.Tensor, 
 
     Returns:
         The springs with new weights.
+
+    Raises:
+        ValueError: see `check_scores`; also if a true joint lies in a forbidden cell.
     """
     check_scores(springs, scores)
     height, width = scores.shape[2:]
     true = joints.round().long()
     true = torch.stack([true[..., 0].clamp(0, width - 1), true[..., 1].clamp(0, height - 1)], dim=-1)
+    if not torch.isfinite(log_score(springs, scores, true)).all():
+        raise ValueError("a true joint lies in a cell that its scores forbid")
     logs = [torch.zeros(len(springs.skeleton), dtype=torch.float64, device=scores.device, requires_grad=True)
             for _ in range(2)]
     optimizer = torch.optim.Adam(logs, lr=rate)

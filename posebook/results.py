@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -184,31 +183,55 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
     return found
 
 
-def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec], nobody: PoseDataset) -> dict[str, float]:
-    """Share of crops without a person in which some window of some detector answers above one half, task -> share."""
-    outputs = training.run_network(network, nobody, amp=False)
-    return {task: float((outputs[task].amax(dim=1) > 0).float().mean()) for task in codecs if task != "regression"}
+def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec],
+                 data: PoseDataset) -> dict[str, dict[str, float]]:
+    """How often detectors say yes (above one half) in a data set without people: task -> {"windows", "crops"}.
+
+    "windows": yes-windows a crop, over all things that are asked about; "crops": share of crops with at least one.
+    """
+    outputs = training.run_network(network, data, amp=False)
+    found = {}
+    for task, codec in codecs.items():
+        if task == "regression":
+            continue
+        asked = [k for k, name in enumerate(codec.names) if name not in getattr(codec, "without", ())]
+        yes = (outputs[task].reshape(len(data), len(codec.names), -1)[:, asked] > 0).sum(dim=(1, 2)).float()
+        found[task] = {"windows": yes.mean().item(), "crops": (yes > 0).float().mean().item()}
+    return found
 
 
-def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0) -> dict[str, float]:
+def bootstrap_mean(per_image: np.ndarray, repeats: int = 1000, seed: int = 0,
+                   groups: np.ndarray | None = None) -> dict[str, float]:
     """Mean over images with a 95 % percentile interval from resampling the images. NaN images are left out.
 
     The interval says how much the number would move with other test images of the same kind. It says nothing about
     other training seeds.
+
+    Args:
+        groups: (N,) which images belong together, such as those of one person: whole groups are resampled then.
     """
-    values = per_image[np.isfinite(per_image)]
+    known = np.isfinite(per_image)
+    values = per_image[known]
     if not len(values):
         return {"mean": float("nan"), "low": float("nan"), "high": float("nan")}
-    index = np.random.default_rng(seed).integers(0, len(values), (repeats, len(values)))
-    low, high = np.percentile(values[index].mean(axis=1), [2.5, 97.5])
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        means = values[rng.integers(0, len(values), (repeats, len(values)))].mean(axis=1)
+    else:
+        _, group = np.unique(np.asarray(groups)[known], return_inverse=True)
+        sums, counts = np.bincount(group, values), np.bincount(group)
+        index = rng.integers(0, len(counts), (repeats, len(counts)))
+        means = sums[index].sum(axis=1) / counts[index].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
-def paired_bootstrap(one: np.ndarray, other: np.ndarray, repeats: int = 2000, seed: int = 0) -> dict[str, float]:
+def paired_bootstrap(one: np.ndarray, other: np.ndarray, repeats: int = 2000, seed: int = 0,
+                     groups: np.ndarray | None = None) -> dict[str, float]:
     """Mean of one - other over the same images (N,), with a 95 % percentile interval from resampling the images.
 
     Much of what makes an image hard is the same for both, and falls out of the difference. Images where either is NaN
-    are left out. Other training seeds are another matter.
+    are left out. Other training seeds are another matter. `groups`: see `bootstrap_mean`.
 
     Raises:
         ValueError: if the two are not about the same number of images.
@@ -216,30 +239,39 @@ def paired_bootstrap(one: np.ndarray, other: np.ndarray, repeats: int = 2000, se
     one, other = np.asarray(one, float), np.asarray(other, float)
     if one.shape != other.shape or one.ndim != 1:
         raise ValueError(f"a paired comparison needs the same images: {one.shape} and {other.shape} are not")
-    return bootstrap_mean(one - other, repeats, seed)
+    return bootstrap_mean(one - other, repeats, seed, groups)
 
 
-def compare(ours: Sequence[dict], base: Sequence[dict], measure: str = "pck@0.2_torso") -> dict:
-    """Are some networks better than others? The book's rule: seeds and images must both say so.
+FEWEST_SEEDS = 5
+"""With five seeds on each side, all of one above all of the other happens by luck once in 252 times."""
+
+
+def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None) -> dict:
+    """Are some networks better than others, by PCK@0.2? The book's rule: seeds and images must both say so.
 
     Args:
-        ours, base: what `score_with_floors` says of one predictor ("network"), one table for each seed.
+        ours, base: what `score_with_floors` says of one predictor ("network"), one table for each seed, of the same
+            images. groups: see `bootstrap_mean`.
 
     Returns:
-        "difference" of the means over seeds; "images", its paired bootstrap interval over images; "verdict": "better"
-        if every seed of ours scores higher than every one of the base and the interval lies above zero, "worse" for
-        the opposite, else "no difference shown".
+        "images": the mean over images of the difference (of each image's share of right joints, averaged over seeds)
+        with its paired bootstrap interval; "verdict": "better" if every seed of ours scores higher than every one of
+        the base and the interval lies above zero, "worse" for the opposite, else "no difference shown"; None with
+        fewer seeds than `FEWEST_SEEDS`.
+
+    Raises:
+        ValueError: if the tables are about different numbers of images.
     """
-    values, others = ([table[measure] for table in tables] for tables in (ours, base))
+    values, others = ([table["pck@0.2_torso"] for table in tables] for tables in (ours, base))
     # JSON has no NaN: an image without a torso is None in a record
     images = paired_bootstrap(*(np.mean([np.array(table["pck_per_image"], float) for table in tables], axis=0)
-                                for tables in (ours, base)))
+                                for tables in (ours, base)), groups=groups)
     verdict = "no difference shown"
     if min(values) > max(others) and images["low"] > 0:
         verdict = "better"
     if max(values) < min(others) and images["high"] < 0:
         verdict = "worse"
-    return {"difference": float(np.mean(values) - np.mean(others)), "images": images, "verdict": verdict}
+    return {"images": images, "verdict": verdict if min(len(ours), len(base)) >= FEWEST_SEEDS else None}
 
 
 

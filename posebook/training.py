@@ -38,7 +38,7 @@ class TrainConfig:
     """What a run is, apart from its network and data.
 
     Attributes:
-        epochs: passes over the training set; batch: images a step.
+        epochs: how many; batch: images a step.
         epoch_size: images in an epoch; 0 means each training image once. With a larger number the set is shuffled and
             gone through again and again, so that sets of any size can be given the same number of steps.
         optimizer: 'adamw' or 'sgd' with momentum 0.9, the value in the authors' rewrite of paper B.
@@ -159,7 +159,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
-    run = repr((config, network.config, _fingerprint(training), _fingerprint(validation)))
+    run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation)))
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
     if folder is not None and (folder / CHECKPOINT).exists():
         start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
@@ -372,6 +372,13 @@ def mean_target(data: PoseDataset, codec: Coordinates) -> torch.Tensor:
     joints = torch.from_numpy(geometry.transform(_to_input(data, size), data.joints))
     target, mask = codec.encode(joints, torch.from_numpy(data.state))
     return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
+
+
+def mean_pose_loss(train_set: PoseDataset, codec: Coordinates, data: PoseDataset) -> float:
+    """The regression's loss on the central crops of `data` if every answer is the mean pose of `train_set`: what a loss
+    has to be compared with, since some data sets are harder than others."""
+    answer = mean_target(train_set, codec).expand(len(data), -1)
+    return codec.loss(answer, *codec.encode(*central_labels(data, codec.size))).item()
 
 
 def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, *sets: PoseDataset) -> None:

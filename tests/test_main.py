@@ -226,7 +226,9 @@ def test_several_tasks_are_trained_scored_and_evaluated(desk, capsys):
     record = results.read_record(desk / "runs" / "regression+joints+parts-people-0" / "record.json")
     assert record["tasks"] == ["regression", "joints", "parts"] and record["config"]["weights"] == {"joints": 0.5}
     assert set(record["scores"]["all"]) == {"network", "joint_windows", "best_window", "mean_pose", "nearest_neighbour"}
-    assert set(record["false_alarms"]) == {"joints", "parts"} and record["on_training_images"]["validation_loss"] > 0
+    assert set(record["false_alarms"]) == {"joints", "parts"} and set(record["mean_pose_losses"]) == {
+        "training_images", "validation"}
+    assert record["on_training_images"]["validation_loss"] > 0
     assert set(record["elsewhere"]) == {"people"} and set(record["detection"]) == {"joints", "parts"}
     assert record["detection"]["parts"]["head"]["ap"] is None                      # it was never asked about
     assert 0 < record["detection"]["joints"]["neck"]["chance"] < record["detection"]["joints"]["neck"]["ap"] < 1

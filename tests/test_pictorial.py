@@ -227,21 +227,72 @@ def test_learned_weights_make_the_truth_likelier_and_mistrust_noise():
     assert learned.evidence[2] < 0.5 * learned.evidence[[0, 1, 3]].min() and (learned.stiffness > 0).all()
 
 
-def test_window_scores_add_up_the_windows_that_hold_a_pixel():
+@pytest.mark.parametrize("step", [1, 2, 4])
+def test_window_scores_add_up_what_the_windows_that_hold_a_cell_know(step):
     codec = JointWindows(LSP14, paper_a_grid())
-    output = torch.randn(2, codec.outputs)
-    found = pictorial.window_scores(codec, output)
-    assert found.shape == (2, 14, 64, 64)
-    maps = output.reshape(2, 14, 8, 8)
-    for x, y in ((0, 0), (17, 30), (63, 5)):
-        held = pictorial.points_inside(torch.tensor([[[x, y]]]).float(), codec.grid)[0, 0]
+    output, prior = torch.randn(2, codec.outputs), torch.randn(codec.outputs)
+    found = pictorial.window_scores(codec, output, prior, step)
+    assert found.shape == (2, 14, 64 // step, 64 // step)
+    maps = (output - prior).reshape(2, 14, 8, 8)
+    for x, y in ((0, 0), (17 // step, 30 // step), (64 // step - 1, 5)):
+        centre = torch.tensor([[[(x + 0.5) * step - 0.5, (y + 0.5) * step - 0.5]]])
+        held = pictorial.points_inside(centre, codec.grid)[0, 0]
         torch.testing.assert_close(found[:, :, y, x], maps[:, :, held].sum(-1))
+    assert pictorial.window_scores(codec, prior[None], prior, step).abs().max() == 0       # knows nothing, says nothing
+
+
+def test_the_prior_is_the_log_odds_of_the_labels():
+    codec = JointWindows(LSP14, paper_a_grid())
+    joints = torch.from_numpy(np.stack([pose(LSP14, (32 + k, 32), 24) for k in range(9)]))
+    state = torch.full((9, 14), VISIBLE)
+    state[:4, 0] = ABSENT
+    prior = pictorial.window_prior(codec, joints, state).reshape(14, 64)
+    target, _ = codec.encode(joints, state)
+    yes = target.reshape(9, 14, 64)[4:, 0].sum(0)
+    torch.testing.assert_close(prior[0], torch.log((yes + 1) / (5 - yes + 1)))
+    assert torch.isfinite(prior).all()
+
+
+def test_a_sure_detector_scores_highest_at_the_truth():
+    codec = JointWindows(LSP14, paper_a_grid())
     joints = torch.from_numpy(pose(LSP14, (32, 32), 24))[None]
     sure = (codec.encode(joints, torch.full((1, 14), VISIBLE))[0] - 0.5) * 10
-    scores = pictorial.window_scores(codec, sure)
+    scores = pictorial.window_scores(codec, sure, torch.zeros(codec.outputs))
     cells = joints[0].round().long()
     at_truth = scores[0, torch.arange(14), cells[:, 1], cells[:, 0]]
     assert torch.equal(at_truth, scores[0].flatten(1).amax(dim=1))       # no pixel scores higher than the true one
+
+
+def test_a_spring_to_a_fixed_place_against_a_loop():
+    points = torch.tensor([[[2.5, 1.0], [0.0, 3.0]]])
+    variance = torch.tensor([[1.0, 4.0], [0.5, 2.0]])
+    found = pictorial.point_scores(points, variance, 4, 6)
+    assert found.shape == (1, 2, 4, 6)
+    for j, x, y in itertools.product(range(2), range(6), range(4)):
+        away = torch.tensor([x, y]) - points[0, j]
+        torch.testing.assert_close(found[0, j, y, x], -(away ** 2 / (2 * variance[j])).sum())
+
+
+def test_forbidden_cells_stay_forbidden_and_do_not_spoil_the_weights():
+    springs, scores = springs_of(FORK), scores_of(FORK, n=6, forbidden=0.2)
+    true = torch.ones(6, 4, 2, dtype=torch.int64)                              # cell 1, 1 is never forbidden
+    learned = learn_weights(springs, scores, true.float(), steps=3)
+    assert torch.isfinite(learned.evidence).all() and torch.isfinite(learned.stiffness).all()
+    nothing = replace(springs, evidence=torch.zeros(4).double())
+    marginals = posterior(nothing, scores).marginals
+    assert (marginals[scores == -math.inf] == 0).all() and torch.isfinite(marginals).all()
+    forbidden = scores.clone()
+    forbidden[2, 1, 1, 1] = -math.inf
+    assert log_score(nothing, forbidden, true)[2] == -math.inf
+    with pytest.raises(ValueError, match="a true joint lies in a cell that its scores forbid"):
+        learn_weights(springs, forbidden, true.float())
+
+
+def test_cells_must_fill_the_row():
+    assert pictorial.cell_centres(8, 2).tolist() == [0.5, 2.5, 4.5, 6.5]
+    for step in (0, 3):
+        with pytest.raises(ValueError, match=f"cells of {step} px do not fill 8 px"):
+            pictorial.cell_centres(8, step)
 
 
 # ------------------------------------------------------------------------------------------------- bad input

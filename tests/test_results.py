@@ -74,17 +74,36 @@ def tables(values, images):
     return [{"pck@0.2_torso": value, "pck_per_image": images} for value in values]
 
 
+def five(low, high):
+    return np.linspace(low, high, 5)
+
+
 @pytest.mark.parametrize("ours, gain, verdict", [
-    ((0.5, 0.6), 0.2, "better"), ((0.5, 0.39), 0.2, "no difference shown"), ((0.5, 0.6), 0.0, "no difference shown"),
-    ((0.5, 0.6), -0.2, "no difference shown"), ((0.1, 0.2), -0.2, "worse"), ((0.1, 0.2), 0.2, "no difference shown")])
+    (five(0.5, 0.6), 0.2, "better"), (five(0.39, 0.5), 0.2, "no difference shown"),
+    (five(0.5, 0.6), 0.0, "no difference shown"), (five(0.5, 0.6), -0.2, "no difference shown"),
+    (five(0.1, 0.2), -0.2, "worse"), (five(0.1, 0.2), 0.2, "no difference shown"), (five(0.5, 0.6)[:4], 0.2, None)])
 def test_a_verdict_needs_seeds_and_images(ours, gain, verdict):
     rng = np.random.default_rng(0)
     before = rng.uniform(0.2, 0.7, 200)
     after = (before + gain + rng.normal(0, 0.1, 200)).tolist()
     after[3] = None
-    found = results.compare(tables(ours, after), tables((0.3, 0.4), before.tolist()))
-    assert found["verdict"] == verdict and found["difference"] == pytest.approx(np.mean(ours) - 0.35)
+    base = tables(five(0.3, 0.4), before.tolist())
+    found = results.compare(tables(ours, after), base)
+    assert found["verdict"] == verdict
+    assert found["images"]["mean"] == pytest.approx(np.nanmean(np.array(after, float) - before), abs=0.01)
     assert found["images"]["low"] < gain + 0.02 and found["images"]["high"] > gain - 0.02
+    with pytest.raises(ValueError, match="needs the same images"):
+        results.compare(tables(ours, after[1:]), base)
+
+
+def test_images_of_one_person_are_resampled_together():
+    people_in = np.repeat(np.arange(20), 10)
+    one = np.random.default_rng(0).normal(size=20)[people_in]                 # all images of a person are alike
+    apart, together = results.bootstrap_mean(one), results.bootstrap_mean(one, groups=people_in)
+    assert apart["mean"] == together["mean"]
+    assert 2 < (together["high"] - together["low"]) / (apart["high"] - apart["low"]) < 4.5      # the root of ten
+    single = results.bootstrap_mean(one, groups=np.arange(200))
+    assert single["high"] - single["low"] == pytest.approx(apart["high"] - apart["low"], rel=0.15)
 
 
 def test_exchanged_left_and_right_are_found_whatever_absent_joints_hold():

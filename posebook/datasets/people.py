@@ -152,7 +152,8 @@ def load_person_free(split: str, folder: str | Path | None = None, size: int = S
     the largest square of `FREE_SIDES` that holds no pixel of the person, enlarged to `size`.
 
     They are as large as the person leaves room, so they show less of the world, and are less sharp, than crops of
-    people. All joints lie at `NOWHERE`.
+    people. Of several places for the largest square one is drawn, always the same for a picture. All joints lie at
+    `NOWHERE`.
 
     Args:
         limit: at most so many, spread evenly over the split; the others as for `load_people`.
@@ -164,9 +165,11 @@ def load_person_free(split: str, folder: str | Path | None = None, size: int = S
     for path in find_shards(split, folder):
         rows = read_shard(path, ("image", "parts", "effects"))
         for row, (image, parts) in enumerate(zip(rows["image"], rows["parts"], strict=True)):
-            free = None if "others" in rows["effects"][row] else _free_square(_labels(parts) > 0)
+            name = f"{path.stem}-{row:04d}-free"
+            draw = np.random.default_rng(list(name.encode()))
+            free = None if "others" in rows["effects"][row] else _free_square(_labels(parts) > 0, draw)
             if free is not None:
-                found.append((image, free, f"{path.stem}-{row:04d}-free"))
+                found.append((image, free, name))
     if not found or (limit is not None and limit < 1):
         raise ValueError(f"{split} leaves no square without a person, or the limit {limit} is below 1")
     count = len(found) if limit is None else min(limit, len(found))
@@ -178,14 +181,14 @@ def load_person_free(split: str, folder: str | Path | None = None, size: int = S
                        np.full(shape, OCCLUDED, np.uint8), to_source, np.array([name for *_, name in chosen]))
 
 
-def _free_square(taken: np.ndarray) -> np.ndarray | None:
-    """(4,) box of the largest square of `FREE_SIDES` without a taken pixel, the first in reading order, or None."""
+def _free_square(taken: np.ndarray, draw: np.random.Generator) -> np.ndarray | None:
+    """(4,) box of one of the largest squares of `FREE_SIDES` without a taken pixel, or None."""
     sums = np.pad(taken.astype(int), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     for side in FREE_SIDES:
         held = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
         places = np.argwhere(held == 0)
         if len(places):
-            y, x = places[0]
+            y, x = places[draw.integers(len(places))]
             return np.array([x, y, x + side, y + side], np.float32)
     return None
 
