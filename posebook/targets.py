@@ -106,7 +106,8 @@ def paper_a_grid(crop: int = 64) -> WindowGrid:
 def points_inside(points: torch.Tensor, grid: WindowGrid) -> torch.Tensor:
     """Which windows hold which points: (N, K, 2) -> (N, K, side, side) bool, rows (y) before columns (x).
 
-    Half open: a point on the edge that two windows share lies in the second (paper A's joint label, code).
+    Half open: a window owns its left and upper edge but not its right and lower one, so it covers exactly `window`
+    pixels, and a point on an edge has one answer (paper A's joint label, code).
     """
     low, high = grid.edges(points.device)
     held = (points[..., None] >= low) & (points[..., None] < high)  # (N, K, 2, side)
