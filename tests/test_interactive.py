@@ -9,7 +9,7 @@ from samples import pose
 
 from posebook.interactive import structure, window_grid
 from posebook.pictorial import learn_springs
-from posebook.skeleton import LSP14, UPPER8
+from posebook.skeleton import LSP14, UPPER8, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
 
 POSE = pose(LSP14, (32, 34), 26)
@@ -41,18 +41,23 @@ def test_figures_that_would_show_nonsense_are_refused(change, message):
         window_grid(**parts)
 
 
+ARM = Skeleton("arm", ("wrist", "elbow", "shoulder"), {"elbow": "shoulder", "wrist": "elbow"},
+               (Limb("upper_arm", ("shoulder",), ("elbow",)),))
+
+
 def test_the_tree_figure_carries_springs_with_parents_first():
-    poses = POSE + np.random.default_rng(0).normal(0, 2, (50, 14, 2)).astype(np.float32)
-    springs = learn_springs(poses, np.full((50, 14), 2), LSP14)
-    text = structure(springs, [("left_wrist", 10, 12, 1.0), ("neck", 3, 4.5, 0.5)])
+    poses = np.random.default_rng(0).normal(0, 2, (50, 3, 2)) + np.array([[2, 14], [1, 8], [0, 0]])
+    springs = learn_springs(poses, np.full((50, 3), 2), ARM)
+    text = structure(springs, [("wrist", 10, 12, 1.0), ("shoulder", 3, 4.5, 0.5)])
     assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1
     data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
-    assert data["joints"][0] == "neck" and all(data["parents"][j] < j for j in range(1, 14))
-    hand = data["joints"].index("left wrist")
-    assert data["joints"][data["parents"][hand]] == "left elbow"
-    j = LSP14.index("left_wrist")
-    np.testing.assert_allclose(data["offsets"][hand], springs.offset[j, 0])
-    assert data["peaks"][0] == {"joint": hand, "x": 10, "y": 12, "height": 1.0}
-    for peak in (("tail", 3, 3, 1.0), ("neck", 40, 3, 1.0)):
-        with pytest.raises(ValueError, match=f"the peak of {peak[0]} at .* does not fit: joints are neck, .* 30 x 30"):
+    assert data["joints"] == ["shoulder", "elbow", "wrist"] and data["parents"] == [0, 0, 1]
+    np.testing.assert_allclose(data["offsets"][2], springs.offset[0, 0])
+    assert data["peaks"][0] == {"joint": 2, "x": 10, "y": 12, "height": 1.0}
+    for peak in (("tail", 3, 3, 1.0), ("wrist", 40, 3, 1.0)):
+        with pytest.raises(ValueError, match=f"the peak of {peak[0]} at .* does not fit: joints are shoulder"):
             structure(springs, [peak])
+    for large in (learn_springs(poses, np.full((50, 3), 2), ARM, components=2),
+                  learn_springs(np.stack([POSE, POSE + 1]), np.full((2, 14), 2), LSP14)):
+        with pytest.raises(ValueError, match="colours for four joints, and springs with one component"):
+            structure(large, [])

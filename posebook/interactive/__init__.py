@@ -49,13 +49,18 @@ def structure(springs: Springs, peaks: Sequence[tuple[str, float, float, float]]
     keyboard.
 
     Args:
-        springs: of a small tree, in cells; peaks: (joint's name, x, y, height) of each bump of evidence; side: of the
-            map, width: standard deviation of a bump, in cells.
+        springs: of a tree of at most four joints, with one component, in cells; the weights of evidence are not used,
+            since peaks have heights. peaks: (joint's name, x, y, height) of each bump of evidence. side: of the map,
+            width: standard deviation of a bump, in cells.
 
     Raises:
-        ValueError: if a peak names no joint, or lies outside of the map.
+        ValueError: if the tree is too large or a spring has several components, or if a peak names no joint or lies
+            outside of the map.
     """
     skeleton = springs.skeleton
+    if len(skeleton) > 4 or springs.bias.shape[1] > 1:
+        raise ValueError(f"the figure has colours for four joints, and springs with one component; {skeleton.name} has "
+                         f"{len(skeleton)} joints and {springs.bias.shape[1]} components")
     order = list(skeleton.order_down)                                   # the page wants parents before children
     names = [skeleton.joints[j] for j in order]
     for name, x, y, _ in peaks:
