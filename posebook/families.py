@@ -33,13 +33,12 @@ class Families:
     """What is learned from training images, in cells.
 
     Attributes:
-        springs: way -> springs with weights; prior: of the windows, see `pictorial.window_prior`.
+        springs: way -> springs with weights.
         error: (J, 2) variance of the regression's error.
         longest: (L,) 99.9 % of the training limbs are no longer, in pixels of the network's input.
     """
 
     springs: dict[str, Springs]
-    prior: torch.Tensor
     error: torch.Tensor
     longest: np.ndarray
 
@@ -65,8 +64,7 @@ def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: Pose
     true = (training.central_labels(held_out, crop)[0] + 0.5) / STEP - 0.5
     points = (codecs["regression"].decode(answers["regression"]) + 0.5) / STEP - 0.5
     error = ((points - true) ** 2).mean(dim=0).clamp(min=0.25)
-    prior = pictorial.window_prior(codecs["joints"], *training.central_labels(train_set, crop))
-    windows = pictorial.window_scores(codecs["joints"], answers["joints"], prior, STEP)
+    windows = pictorial.window_scores(codecs["joints"], answers["joints"], STEP)
     found = {}
     for way, components in (("tree", 1), ("tree, mixture", COMPONENTS)):
         springs = pictorial.learn_springs(cells, state, skeleton, components, seed)
@@ -74,7 +72,7 @@ def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: Pose
     both = _with_regression(found["tree, mixture"], windows, points, error)
     found["tree and regression"] = pictorial.learn_weights(springs, both, true)
     longest = np.nanquantile(_lengths(np.where((state != ABSENT)[..., None], joints, np.nan), skeleton), 0.999, axis=0)
-    return Families(found, prior, error, longest)
+    return Families(found, error, longest)
 
 
 def for_weights(data: PoseDataset, count: int = 80) -> np.ndarray:
@@ -96,7 +94,7 @@ def predict(families: Families, network: PoseNetwork, codecs: dict[str, training
     poses: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
     for regression, joints in zip(answers["regression"].split(BATCH), answers["joints"].split(BATCH), strict=True):
         regressed = codecs["regression"].decode(regression)
-        windows = pictorial.window_scores(codecs["joints"], joints, families.prior, STEP)
+        windows = pictorial.window_scores(codecs["joints"], joints, STEP)
         points = (regressed + 0.5) / STEP - 0.5
         together = _with_regression(families.springs["tree, mixture"], windows, points, families.error)
         poses["regression"].append(regressed)

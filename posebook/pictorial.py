@@ -131,25 +131,16 @@ def cell_centres(size: int, step: int) -> np.ndarray:
     return (np.arange(size // step, dtype=np.float32) + 0.5) * step - 0.5
 
 
-def window_prior(codec: JointWindows, joints: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-    """(codec.outputs,) what a detector answers that has not seen the picture: for each joint and window the log-odds of
-    the share of yes among training labels, joints (N, J, 2) in input pixels and state (N, J). One yes and one no are
-    added, so that no share is 0 or 1."""
-    target, mask = codec.encode(joints, state)
-    yes = (target * mask).sum(dim=0)
-    return torch.log((yes + 1) / (mask.sum(dim=0) - yes + 1))
-
-
-def window_scores(codec: JointWindows, output: torch.Tensor, prior: torch.Tensor, step: int = 1) -> torch.Tensor:
-    """Evidence for every cell from a detection head: how much more than the prior the windows that hold it say yes.
+def window_scores(codec: JointWindows, output: torch.Tensor, step: int = 1) -> torch.Tensor:
+    """Evidence for every cell from a detection head: the sum of the log-odds of all windows that hold its centre.
 
     If a joint is at p, the windows that hold p should say yes and all others no. With windows that answer
-    independently, the logarithm of the picture's likelihood given p is, by Bayes' rule for each window, the sum of
-    logit - prior over the windows that hold p, plus a constant. A detector that knows nothing gives 0 everywhere; the
-    sum of the logits alone would send its joint to where the fewest windows overlap, the corners.
+    independently, the logarithm of that probability is this sum plus a constant. They are not independent, so the sum
+    exaggerates, and it holds what the detector knows about usual places once for each window. A cell in no window
+    scores 0.
 
     Args:
-        output: logits (N, codec.outputs); prior: from `window_prior`; step: side of a cell in pixels.
+        output: logits (N, codec.outputs); step: side of a cell in pixels.
 
     Returns:
         (N, J, size / step, size / step).
@@ -158,8 +149,8 @@ def window_scores(codec: JointWindows, output: torch.Tensor, prior: torch.Tensor
     line = torch.from_numpy(cell_centres(grid.size, step)).to(output.device)
     held = points_inside(torch.stack([line, line], -1)[None], grid)[0]             # (cells, side, side)
     along = held.any(dim=2).to(output.dtype)                                       # (cells, side): the rows of windows
-    above = (output - prior.to(output)).reshape(len(output), len(codec.names), grid.side, grid.side)
-    return torch.einsum("yi,nkij,xj->nkyx", along, above, along)
+    logits = output.reshape(len(output), len(codec.names), grid.side, grid.side)
+    return torch.einsum("yi,nkij,xj->nkyx", along, logits, along)
 
 
 def point_scores(points: torch.Tensor, variance: torch.Tensor, height: int, width: int) -> torch.Tensor:

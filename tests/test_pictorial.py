@@ -228,36 +228,23 @@ def test_learned_weights_make_the_truth_likelier_and_mistrust_noise():
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
-def test_window_scores_add_up_what_the_windows_that_hold_a_cell_know(step):
+def test_window_scores_add_up_the_windows_that_hold_a_cell(step):
     codec = JointWindows(LSP14, paper_a_grid())
-    output, prior = torch.randn(2, codec.outputs), torch.randn(codec.outputs)
-    found = pictorial.window_scores(codec, output, prior, step)
+    output = torch.randn(2, codec.outputs)
+    found = pictorial.window_scores(codec, output, step)
     assert found.shape == (2, 14, 64 // step, 64 // step)
-    maps = (output - prior).reshape(2, 14, 8, 8)
+    maps = output.reshape(2, 14, 8, 8)
     for x, y in ((0, 0), (17 // step, 30 // step), (64 // step - 1, 5)):
         centre = torch.tensor([[[(x + 0.5) * step - 0.5, (y + 0.5) * step - 0.5]]])
         held = pictorial.points_inside(centre, codec.grid)[0, 0]
         torch.testing.assert_close(found[:, :, y, x], maps[:, :, held].sum(-1))
-    assert pictorial.window_scores(codec, prior[None], prior, step).abs().max() == 0       # knows nothing, says nothing
-
-
-def test_the_prior_is_the_log_odds_of_the_labels():
-    codec = JointWindows(LSP14, paper_a_grid())
-    joints = torch.from_numpy(np.stack([pose(LSP14, (32 + k, 32), 24) for k in range(9)]))
-    state = torch.full((9, 14), VISIBLE)
-    state[:4, 0] = ABSENT
-    prior = pictorial.window_prior(codec, joints, state).reshape(14, 64)
-    target, _ = codec.encode(joints, state)
-    yes = target.reshape(9, 14, 64)[4:, 0].sum(0)
-    torch.testing.assert_close(prior[0], torch.log((yes + 1) / (5 - yes + 1)))
-    assert torch.isfinite(prior).all()
 
 
 def test_a_sure_detector_scores_highest_at_the_truth():
     codec = JointWindows(LSP14, paper_a_grid())
     joints = torch.from_numpy(pose(LSP14, (32, 32), 24))[None]
     sure = (codec.encode(joints, torch.full((1, 14), VISIBLE))[0] - 0.5) * 10
-    scores = pictorial.window_scores(codec, sure, torch.zeros(codec.outputs))
+    scores = pictorial.window_scores(codec, sure)
     cells = joints[0].round().long()
     at_truth = scores[0, torch.arange(14), cells[:, 1], cells[:, 0]]
     assert torch.equal(at_truth, scores[0].flatten(1).amax(dim=1))       # no pixel scores higher than the true one
