@@ -38,6 +38,18 @@ def test_every_way_finds_what_a_sure_network_knows(sure):
     assert fitted.error.shape == (14, 2) and fitted.error == pytest.approx(0.25, abs=1e-3)      # half a cell, squared
 
 
+def test_evidence_is_scaled_until_the_best_pose_follows_it(sure):
+    joints, _ = training.central_labels(UNSEEN, 32)
+    windows = families.pictorial.window_scores(THREE["joints"], (THREE["joints"].encode(
+        joints, torch.full((len(UNSEEN), 14), 2))[0] - 0.5) * 20, families.STEP)
+    springs = families.pictorial.learn_springs((joints.numpy() + 0.5) / 2 - 0.5, UNSEEN.state, LSP14)
+    shy = replace(springs, evidence=torch.full((14,), 1e-4), offset=springs.offset + 3)        # springs that are wrong
+    scaled = families._scaled(shy, windows, UNSEEN, 32)
+    assert scaled.evidence[0] / shy.evidence[0] == pytest.approx(families.SCALES[-1])
+    trusting = replace(springs, evidence=torch.full((14,), 1.0))                                # nothing to be gained
+    assert families._scaled(trusting, windows, UNSEEN, 32).evidence[0] == 1
+
+
 def test_the_truth_is_not_impossible_and_hidden_joints_are_scored_apart(sure):
     fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
     joints = training.central_labels(TRAIN, 32)[0].numpy()
