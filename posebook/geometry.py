@@ -1,4 +1,4 @@
-"""Boxes, affine crops, mirrors, warps, the pinhole camera and Procrustes alignment.
+"""Boxes, affine crops, mirrors, warps, the pinhole camera, poses relative to a joint, and Procrustes alignment.
 
 Every spatial change of an image is a 2x3 affine matrix that maps *source pixels to target pixels*. The same matrix
 moves the pixels (`warp`) and the joints (`transform`), so the two cannot drift apart.
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from posebook.skeleton import ABSENT
+from posebook.skeleton import ABSENT, Skeleton
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
@@ -132,27 +132,124 @@ def project(points: Array, camera: Array) -> Array:
     """Pinhole projection: camera coordinates (..., K, 3) in mm and intrinsics (..., 3, 3) -> pixels (..., K, 2).
 
     Raises:
-        ValueError: if a point lies behind the camera.
+        ValueError: if a point lies behind the camera, or a focal length is zero or not finite.
     """
+    _check_camera(camera)
     if (points[..., 2] <= 0).any():
         raise ValueError("a point lies behind the camera; move the camera away")
     image = points @ camera.swapaxes(-1, -2)
     return image[..., :2] / image[..., 2:]
 
 
-def procrustes(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+def projection_jacobian(points: Array, camera: Array) -> Array:
+    """How far the picture of a point moves when the point moves: (..., K, 2, 3) pixels a mm, for `project`'s arguments.
+
+    With p = (u, v) and the camera's rows k1, k2, k3 (k3 = 0, 0, 1): dp/dP = (k1 - u k3, k2 - v k3) / z. The third
+    column is why depth is hard: straight along the ray it cancels, and nothing moves.
+
+    Raises:
+        ValueError: as `project`.
+    """
+    pixels = project(points, camera)
+    rows = camera[..., None, :2, :] - pixels[..., None] * camera[..., None, 2:, :]
+    return rows / points[..., 2, None, None]
+
+
+def _check_camera(camera: Array) -> None:
+    focal = camera[..., 0, 0] * camera[..., 1, 1]
+    if not ((focal != 0) & (focal * 0 == 0)).all():
+        raise ValueError("a camera's focal length is zero or not finite; look at its intrinsics")
+
+
+def crop_camera(camera: Array, matrix: Array) -> Array:
+    """Intrinsics of the camera that takes a crop: the picture's (..., 3, 3) and the crop's (..., 2, 3), source to crop.
+
+    A crop that is enlarged s times has s times the focal length: the crop looks nearer and is not. Who forgets it
+    reads wrong distances from a crop.
+    """
+    linear = matrix[..., :2] @ camera[..., :2, :]
+    if isinstance(camera, torch.Tensor):
+        linear = torch.cat([linear[..., :2], linear[..., 2:] + matrix[..., 2:]], -1)
+        return torch.cat([linear, camera[..., 2:, :].expand(*linear.shape[:-2], 1, 3)], -2)
+    linear = np.concatenate([linear[..., :2], linear[..., 2:] + matrix[..., 2:]], -1)
+    return np.concatenate([linear, np.broadcast_to(camera[..., 2:, :], (*linear.shape[:-2], 1, 3))], -2)
+
+
+def turn_with_crop(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Poses (N, J, 3) in camera mm as a turned, mirrored or scaled crop shows them; matrix: (N, 2, 3) of `similarity`.
+
+    A picture that is turned about any point is, up to a shift, the picture of a world turned about the camera's axis,
+    and likewise for mirrors. Scale changes the focal length (`crop_camera`) and no pose. Exact for square pixels, up to
+    where the person stands, which root- and parent-relative poses do not say. A mirror still needs left and right
+    exchanged (`augment`).
+    """
+    linear = matrix[:, :, :2]
+    linear = linear / linear.norm(dim=1, keepdim=True)                    # columns of length 1: no scale
+    return torch.cat([points[..., :2] @ linear.mT, points[..., 2:]], dim=-1)
+
+
+def root_relative(joints: Array, skeleton: Skeleton) -> Array:
+    """Joints (..., J, D) minus their root joint."""
+    return joints - joints[..., [skeleton.root], :]
+
+
+def to_parent_relative(joints: Array, skeleton: Skeleton) -> Array:
+    """Each joint (..., J, D) minus its parent (paper B); the root minus itself: zero."""
+    return joints - joints[..., skeleton.parents, :]
+
+
+def from_parent_relative(offsets: Array, skeleton: Skeleton) -> Array:
+    """The exact inverse of `to_parent_relative`, up to where the root is: offsets (..., J, D) added up down the tree.
+
+    The root comes to lie at zero, whatever its own offset says.
+    """
+    joints: list = [None] * len(skeleton)
+    for j in skeleton.order_down:
+        joints[j] = offsets[..., j, :] * 0 if j == skeleton.root else joints[skeleton.parents[j]] + offsets[..., j, :]
+    return torch.stack(joints, -2) if isinstance(offsets, torch.Tensor) else np.stack(joints, -2)
+
+
+def mirror3d(joints: Array, skeleton: Skeleton) -> Array:
+    """The pose (..., J, 3) that a mirror shows: x becomes -x, and left joints become right ones. Its own inverse."""
+    swapped = joints[..., skeleton.mirror, :]
+    flip = np.array([-1, 1, 1], np.float32)
+    return swapped * (torch.from_numpy(flip).to(swapped) if isinstance(joints, torch.Tensor) else flip)
+
+
+def procrustes(predicted: Array, true: Array) -> Array:
     """Align predicted poses (N, J, D) to true ones by scale, rotation and shift, never by a reflection.
 
     The least-squares similarity transform of Umeyama (1991): the sign of the smallest singular direction is flipped
-    where the best orthogonal matrix would be a mirror. A pose whose joints all coincide can only be moved.
+    where the best orthogonal matrix would be a mirror. A pose whose joints all coincide can only be moved. Computed in
+    float64, on the device where tensors are; arrays come back as arrays.
+
+    Raises:
+        ValueError: if the shapes differ or a pose is not finite.
     """
-    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
-    mean_p, mean_t = predicted.mean(axis=1, keepdims=True), true.mean(axis=1, keepdims=True)
-    p, t = predicted - mean_p, true - mean_t
-    u, s, vt = np.linalg.svd(np.swapaxes(t, 1, 2) @ p)
-    sign = np.ones_like(s)
-    sign[:, -1] = np.sign(np.linalg.det(u) * np.linalg.det(vt))
+    if predicted.shape != true.shape or predicted.ndim != 3:
+        raise ValueError(f"Procrustes needs two sets of poses of one shape (N, J, D), got {tuple(predicted.shape)} and "
+                         f"{tuple(true.shape)}")
+    if not isinstance(predicted, torch.Tensor):
+        both = (torch.from_numpy(np.asarray(poses, np.float64)) for poses in (predicted, true))
+        return procrustes(*both).numpy()
+    if not len(predicted):
+        return predicted.double()
+    # Small blocks stay in a CPU's cache from one operation to the next: 1.5 times as fast for a million poses.
+    block = 4096 if predicted.device.type == "cpu" else len(predicted)
+    return torch.cat([_align(p.double(), t.double()) for p, t in zip(predicted.split(block), true.split(block),
+                                                                     strict=True)])
+
+
+def _align(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    mean_t = true.mean(dim=1, keepdim=True)
+    p, t = predicted - predicted.mean(dim=1, keepdim=True), true - mean_t
+    spread = (p ** 2).sum(dim=(1, 2))
+    if not (torch.isfinite(spread) & torch.isfinite(mean_t).all(dim=2)[:, 0]).all():
+        raise ValueError("a pose holds NaN or infinity; mark such joints absent, or look where the network diverged")
+    u, s, vt = torch.linalg.svd(t.mT @ p)
+    # The sign of det(u) det(vt), which is 1 or -1 up to rounding.
+    sign = torch.ones_like(s)
+    sign[:, -1] = (torch.linalg.det(u) * torch.linalg.det(vt)).sign()
     rotation = (u * sign[:, None, :]) @ vt
-    spread = (p ** 2).sum(axis=(1, 2))
-    scale = np.divide((s * sign).sum(axis=1), spread, out=np.zeros_like(spread), where=spread > 0)
-    return scale[:, None, None] * p @ np.swapaxes(rotation, 1, 2) + mean_t
+    scale = torch.where(spread > 0, (s * sign).sum(dim=1) / torch.where(spread > 0, spread, 1), 0)
+    return scale[:, None, None] * p @ rotation.mT + mean_t
