@@ -6,18 +6,19 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from posebook import augment, families, floors, networks, results, sweep, training
+from posebook import augment, families, floors, lifting, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
-from posebook.skeleton import LSP14, SKELETONS
-from posebook.targets import TASKS, Coordinates, build_codecs
+from posebook.skeleton import SKELETONS, Skeleton
+from posebook.targets import TASKS, Codec, Coordinates, build_codecs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,8 +53,14 @@ def _parser() -> argparse.ArgumentParser:
                        help="parts that are never asked about")
     train.add_argument("--out", type=Path, help="folder of the run (default runs/TASKS-DATASET-SEED)")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--size", choices=["small", "paper-a"], default="small",
-                       help="small: 64 px, for a CPU; paper-a: the paper's 112 px, for a GPU")
+    train.add_argument("--skeleton", choices=list(SKELETONS), default=None,
+                       help="joints to learn (default LSP14, with pose3d H36M17)")
+    train.add_argument("--size", choices=list(networks.SIZES), default="small",
+                       help="small, small-b: 64 px, for a CPU; paper-a, paper-b: the papers' 112 px, for a GPU")
+    train.add_argument("--keep", type=float, help="probability to keep a unit of the heads' first hidden layer")
+    train.add_argument("--pretrain", nargs="+", choices=TASKS, default=[], metavar="TASK",
+                       help="first train a network for these tasks, then go on with its trunk and new heads")
+    train.add_argument("--pretrain-epochs", type=int, help="epochs of that first stage (default as --epochs)")
     for name, kind in NUMBERS.items():
         train.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"default {getattr(RECIPE, name)}")
     train.add_argument("--optimizer", choices=["adamw", "sgd"], help=f"default {RECIPE.optimizer}")
@@ -92,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     families.add_argument("--weights", type=Path, required=True, help="a network with the tasks regression and joints")
     families.add_argument("--split", default="validation", choices=["validation", "test"])
     families.add_argument("--out", type=Path, required=True, help="JSON file for the record")
+
+    lift = _command(commands, "lift", _lift, "from true 2D joints to 3D, beside the floors")
+    _data_options(lift)
+    lift.add_argument("--split", default="validation", choices=["validation", "test"])
+    lift.add_argument("--seed", type=int, default=0)
+    lift.add_argument("--epochs", type=int, help=f"default {lifting.LiftingConfig().epochs}")
+    lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
     predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
@@ -149,9 +163,9 @@ def _place(text: str) -> tuple[str, Path | None]:
     return name, Path(folder) if folder else None
 
 
-def _elsewhere(name: str, folder: Path | None, sizes: dict[str, int]) -> PoseDataset:
+def _elsewhere(name: str, folder: Path | None, sizes: dict[str, int], skeleton: Skeleton) -> PoseDataset:
     dataset, _, split = name.partition(":")
-    return load(dataset, split or "validation", folder, **sizes).as_skeleton(LSP14)
+    return load(dataset, split or "validation", folder, **sizes).as_skeleton(skeleton)
 
 
 def _box(text: str) -> np.ndarray:
@@ -173,9 +187,12 @@ NUMBERS = {"epochs": int, "batch": int, "epoch_size": int, "rate": float, "warmu
            "decay": float}
 
 
-def _config(options: argparse.Namespace) -> training.TrainConfig:
+def _config(options: argparse.Namespace, tasks: Sequence[str]) -> training.TrainConfig:
+    """The settings of a training for `tasks`; weights of tasks of its other stage are left out."""
     given = {name: getattr(options, name) for name in (*NUMBERS, "optimizer") if getattr(options, name) is not None}
-    config = replace(RECIPE, seed=options.seed, weights=dict(options.weight), device=options.device,
+    other = (set(options.tasks) | set(options.pretrain)) - set(tasks)
+    weights = {task: weight for task, weight in options.weight if task not in other}
+    config = replace(RECIPE, seed=options.seed, weights=weights, device=options.device,
                      freeze_trunk=options.freeze_trunk, normalise=not options.no_normalise,
                      mean_start=not options.no_mean_start, **given)
     return replace(config, augmentation=augment.NONE) if options.no_augmentation else config
@@ -184,64 +201,97 @@ def _config(options: argparse.Namespace) -> training.TrainConfig:
 def _train(options: argparse.Namespace) -> None:
     tasks = [task for task in TASKS if task in options.tasks]
     out = options.out or Path("runs") / f"{'+'.join(tasks)}-{options.dataset}-{options.seed}"
-    config = _config(options)
-    codecs = build_codecs(tuple(tasks), LSP14, networks.SIZES[options.size], tuple(options.without_parts))
-    outputs = {task: codec.outputs for task, codec in codecs.items()}
-    network = networks.build_network(options.size, outputs, options.seed, options.channels)
+    config = _config(options, tasks)
+    skeleton = SKELETONS[options.skeleton or ("H36M17" if "pose3d" in tasks else "LSP14")]
+    codecs, network = _build(options, tuple(tasks), skeleton)
+    first = replace(_config(options, options.pretrain), epochs=options.pretrain_epochs or config.epochs,
+                    freeze_trunk=False)
     if not 0 < options.share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
+    pretrain = [task for task in TASKS if task in options.pretrain]
     if (out / "record.json").exists():
         _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
                               "without_parts": options.without_parts, "share": options.share,
-                              "person_free": options.person_free, "limit": options.limit},
+                              "skeleton": skeleton.name, "pretrain": pretrain, "person_free": options.person_free,
+                              "limit": options.limit},
                         {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
-    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(LSP14)
+    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(skeleton)
     train_set = _share(train_set, options.share, options.seed)
-    validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(LSP14)
+    validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(skeleton)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
     if len({name for name, _ in options.also}) < len(options.also):
         raise ValueError("--also names a data set twice; name each once")
-    elsewhere = {name: _elsewhere(name, folder, sizes) for name, folder in options.also}
+    elsewhere = {name: _elsewhere(name, folder, sizes, skeleton) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
     learned = train_set
     if options.person_free:
-        free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=LSP14)
+        free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=skeleton)
         if len(free) < options.person_free:
             raise ValueError(f"the book's people leave room for {len(free)} crops without a person, not for "
                              f"{options.person_free}")
         learned = join([train_set, free])
+    pretraining = None
+    if options.pretrain:
+        pretraining = _pretrain(options, network, skeleton, learned, validation, first, out / "pretraining")
     run = training.train(network, codecs, learned, validation, config, out)
-    about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": LSP14.name,
+    about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": skeleton.name,
              "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
-              "dataset": options.dataset, "skeleton": LSP14.name, "share": options.share, "limit": options.limit,
+              "dataset": options.dataset, "skeleton": skeleton.name, "share": options.share, "limit": options.limit,
+              "pretrain": pretrain, "pretraining": pretraining,
               "training_images": len(train_set), "person_free": options.person_free,
               "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
               "history": run.history,
               "on_training_images": training.validate(network, codecs, _spread_out(train_set, 1000), config),
-              "mean_pose_losses": {} if "regression" not in codecs else {
-                  name: training.mean_pose_loss(train_set, codecs["regression"], some) for name, some in
+              "mean_pose_losses": {} if not {"regression", "pose3d"} & set(codecs) else {
+                  name: training.mean_pose_loss(train_set, codecs[tasks[0]], some) for name, some in
                   (("training_images", _spread_out(train_set, 1000)), ("validation", validation))},
               "scores": results.score_with_floors(network, codecs, train_set, validation),
               "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
                             for name, data in elsewhere.items()},
+              "scores3d": {} if "pose3d" not in codecs else {
+                  name: results.score3d(training.predict3d(network, codecs["pose3d"], data), data)
+                  for name, data in {"validation": validation, **elsewhere}.items()},
               "detection": results.score_detection(network, codecs, validation),
-              "false_alarms": {} if tasks == ["regression"] else results.false_alarms(
-                  network, codecs, load_person_free("validation", size=sizes["size"], skeleton=LSP14)),
+              "false_alarms": {} if not {"joints", "parts"} & set(tasks) else results.false_alarms(
+                  network, codecs, load_person_free("validation", size=sizes["size"], skeleton=skeleton)),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
-    print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+    if record["scores"]:
+        print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
+    if record["scores3d"]:
+        print(results.score3d_table({"network": record["scores3d"]["validation"]}, f"{options.dataset} validation"))
+
+
+def _build(options: argparse.Namespace, tasks: tuple[str, ...],
+           skeleton: Skeleton) -> tuple[dict[str, Codec], networks.PoseNetwork]:
+    """Codecs and an untrained network for some tasks."""
+    codecs = build_codecs(tasks, skeleton, networks.SIZES[options.size],
+                          tuple(options.without_parts) if "parts" in tasks else ())
+    outputs = {task: codec.outputs for task, codec in codecs.items()}
+    return codecs, networks.build_network(options.size, outputs, options.seed, options.channels, options.keep)
+
+
+def _pretrain(options: argparse.Namespace, network: networks.PoseNetwork, skeleton: Skeleton, train_set: PoseDataset,
+              validation: PoseDataset, config: training.TrainConfig, folder: Path) -> dict:
+    """Train another network for the first tasks, hand its trunk to `network`, and say what was done."""
+    tasks = tuple(task for task in TASKS if task in options.pretrain)
+    codecs, other = _build(options, tasks, skeleton)
+    run = training.train(other, codecs, train_set, validation, config, folder)
+    networks.take_trunk(network, other.cpu())
+    return {"tasks": tasks, "config": asdict(config), "seconds": sum(row["seconds"] for row in run.history),
+            "history": run.history, "detection": results.score_detection(other, codecs, validation)}
 
 
 def _share(data: PoseDataset, share: float, seed: int) -> PoseDataset:
@@ -336,6 +386,23 @@ def _families(options: argparse.Namespace) -> None:
                     for way, springs in fitted.springs.items()},
         "environment": results.environment()})
     print(results.score_table(tables, f"{dataset} {options.split}"))
+
+
+def _lift(options: argparse.Namespace) -> None:
+    skeleton = SKELETONS["H36M17"]
+    config = lifting.LiftingConfig(seed=options.seed)
+    config = replace(config, epochs=options.epochs or config.epochs)
+    train_set, data = (load(options.dataset, split, options.data).as_skeleton(skeleton)
+                       for split in ("train", options.split))
+    codec = build_codecs(("pose3d",), skeleton, CROP)["pose3d"]
+    lifter = lifting.train_lifter(train_set, codec, config)
+    tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data),
+              **results.floors3d(train_set, data)}
+    results.write_record(options.out, {
+        "name": options.out.stem, "dataset": options.dataset, "split": options.split, "config": asdict(config),
+        "parameters": networks.count_parameters(lifter), "seed": options.seed, "scores3d": tables,
+        "environment": results.environment()})
+    print(results.score3d_table(tables, f"{options.dataset} {options.split}"))
 
 
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:

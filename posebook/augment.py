@@ -72,18 +72,19 @@ def colour_basis(images: np.ndarray, sample: int = 500) -> torch.Tensor:
 
 def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, skeleton: Skeleton, config: Augmentation,
             size: int, generator: torch.Generator, basis: torch.Tensor | None = None,
-            ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            joints3d: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
     """Augment a batch.
 
     Args:
         images: (N, 3, S, S) uint8; joints: (N, J, 2) stored-crop pixels; state: (N, J); all on one device.
         size: side of the result; generator: a CPU generator, the only source of randomness.
         basis: from `colour_basis`, needed when `config.colour` is not zero.
+        joints3d: (N, J, 3) camera millimetres, turned and mirrored with the picture (`geometry.turn_with_crop`).
 
     Returns:
         images (N, 3, size, size) float32 in 0..1 (colour noise may leave that range a little), laid out channels
-        last; joints (N, J, 2) in input pixels, absent joints zero; state (N, J). Joints may lie outside the picture:
-        see `targets`.
+        last; joints (N, J, 2) in input pixels, absent joints zero; state (N, J); and joints3d (N, J, 3) if it was
+        given. Joints may lie outside the picture: see `targets`.
     """
     device = images.device
     matrices, mirror = draw_matrices(len(images), config, images.shape[-1], size, generator, device)
@@ -98,7 +99,11 @@ def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, ske
     moved = geometry.transform(matrices, joints)
     moved = torch.where(mirror[:, None, None], moved[:, swap], moved)
     state = torch.where(mirror[:, None], state[:, swap], state)
-    return pixels, moved * (state != ABSENT).unsqueeze(-1), state
+    done = pixels, moved * (state != ABSENT).unsqueeze(-1), state
+    if joints3d is None:
+        return done
+    turned = geometry.turn_with_crop(matrices, joints3d)
+    return *done, torch.where(mirror[:, None, None], turned[:, swap], turned)
 
 
 def _warp_and_tint(images: torch.Tensor, matrices: torch.Tensor, tint: torch.Tensor, size: int) -> torch.Tensor:

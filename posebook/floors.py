@@ -1,6 +1,6 @@
 """Floors: what a pose costs that is guessed without learning. A network that does not beat them has learned nothing.
 
-Both floors know the person's box, exactly as the network does.
+All floors know the person's box, exactly as the network does.
 """
 
 from __future__ import annotations
@@ -50,6 +50,33 @@ def predict_nearest(training: PoseDataset, data: PoseDataset, crop: int, side: i
     nearest = distance.argmin(dim=1).numpy()
     found = np.where((state[nearest] != ABSENT)[..., None], poses[nearest], mean_pose(training))
     return geometry.transform(data.to_source, found)
+
+
+def mean_pose3d(training: PoseDataset) -> np.ndarray:
+    """(J, 3) float32: the mean of every joint minus the root, camera millimetres, where both are labelled."""
+    both = ((training.state != ABSENT) & (training.state[:, [training.skeleton.root]] != ABSENT))[..., None]
+    relative = geometry.root_relative(training.joints3d, training.skeleton)
+    return ((relative * both).sum(axis=0) / both.sum(axis=0).clip(min=1)).astype(np.float32)
+
+
+def predict_nearest3d(training: PoseDataset, data: PoseDataset) -> np.ndarray:
+    """The 3D pose of the training person whose *true* 2D joints are nearest: (N, J, 3) millimetres, root at zero.
+
+    2D poses are compared in pixels of the stored crop, which is cut to the person's size, over the joints that both
+    have; mirror images of the training set are searched as well. It knows the true 2D pose of the tested image, which
+    no network is told.
+    """
+    poses = np.concatenate([training.joints, training.mirrored().joints])
+    state = np.concatenate([training.state, training.state[:, training.skeleton.mirror]]) != ABSENT
+    relative = geometry.root_relative(training.joints3d, training.skeleton)
+    relative = np.concatenate([relative, geometry.mirror3d(relative, training.skeleton)])
+    whole = state.all(axis=1)                                   # neighbours with all joints, so that none is missing
+    poses, relative = poses[whole], relative[whole]
+    nearest = []
+    for joints, labelled in zip(data.joints, data.state != ABSENT, strict=True):
+        away = ((poses[:, labelled] - joints[labelled]) ** 2).sum(axis=(1, 2))
+        nearest.append(int(away.argmin()))
+    return relative[nearest]
 
 
 def _thumbnails(data: PoseDataset, crop: int, side: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posebook import floors, metrics, training
+from posebook import floors, geometry, metrics, training
 from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
@@ -133,7 +133,7 @@ def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], t
     """Scores of network, mean pose and nearest neighbour, on all images and on upright people.
 
     "network" is the regressor; a network with joint windows gives "joint_windows" (the soft point) and
-    "best_window" (the centre of the most probable one) too.
+    "best_window" (the centre of the most probable one) too. Empty for a network that gives no joints in 2D.
     """
     predictions = {}
     if "regression" in codecs:
@@ -142,6 +142,8 @@ def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], t
         for name, hard in (("joint_windows", False), ("best_window", True)):
             predictions[name] = training.predict(network, codecs["joints"], data, head="joints", hard=hard)
     size = network.config.crop
+    if not predictions:
+        return {}
     predictions["mean_pose"] = floors.predict_mean_pose(floors.mean_pose(train_set), data)
     predictions["nearest_neighbour"] = floors.predict_nearest(train_set, data, size)
     upright = np.flatnonzero(data.upright())
@@ -151,6 +153,48 @@ def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], t
     for who in set(predictions) & {"network", "joint_windows"}:
         scores["all"][who]["pck_per_image"] = pck_per_image(predictions[who], data)
     return scores
+
+
+def score3d(predicted: np.ndarray, data: PoseDataset) -> dict:
+    """The book's 3D table for root-relative predictions (N, J, 3) in camera millimetres.
+
+    MPJPE over all joints, the root's zero included (paper B), per joint and per action; PA-MPJPE; 3DPCK at 150 mm and
+    its area; the error's two parts, in the picture's plane and in depth; and all of these errors for each image, which
+    paired comparisons need. Images whose root is outside the picture do not count.
+    """
+    true, state, skeleton = data.joints3d, data.state, data.skeleton
+    root = skeleton.root
+    error = metrics.mpjpe(predicted, true, state, root, skeleton.joints)
+    aligned = metrics.pa_mpjpe(predicted, true, state)
+    away = geometry.root_relative(predicted, skeleton) - geometry.root_relative(true, skeleton)
+    counted = np.where((state != ABSENT) & (state[:, [root]] != ABSENT), 1.0, np.nan)
+    plane, depth = np.hypot(away[..., 0], away[..., 1]) * counted, np.abs(away[..., 2]) * counted
+    found = {"images": len(data), "mpjpe": error.mean,
+             "mpjpe_per_joint": dict(zip(skeleton.joints, error.per_item, strict=True)),
+             "pa_mpjpe": aligned.mean, "pck3d@150": metrics.pck3d(predicted, true, state, root).mean,
+             "auc3d": metrics.auc3d(predicted, true, state, root),
+             "in_plane": float(np.nanmean(plane)), "in_depth": float(np.nanmean(depth)),
+             "mpjpe_per_image": error.per_image, "pa_mpjpe_per_image": aligned.per_image,
+             "in_plane_per_image": _mean_known(plane), "in_depth_per_image": _mean_known(depth),
+             "mpjpe_interval": bootstrap_mean(error.per_image)}
+    if "action" in data.groups:
+        found["mpjpe_per_action"] = {str(action): float(np.nanmean(error.per_image[data.groups["action"] == action]))
+                                     for action in np.unique(data.groups["action"])}
+    return found
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """(N,) mean along each row (N, K) of what is not NaN; NaN where nothing is known."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+
+
+def floors3d(train_set: PoseDataset, data: PoseDataset) -> dict[str, dict]:
+    """Scores (`score3d`) of the mean pose and of the nearest neighbour by true 2D joints."""
+    mean = np.broadcast_to(floors.mean_pose3d(train_set), data.joints3d.shape)
+    return {"mean_pose": score3d(mean, data),
+            "nearest_neighbour_2d": score3d(floors.predict_nearest3d(train_set, data), data)}
 
 
 def pck_per_image(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
@@ -172,7 +216,7 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
     joints, state = training.central_labels(data, network.config.crop)
     found: dict[str, dict[str, dict]] = {}
     for task, codec in codecs.items():
-        if task == "regression":
+        if task in ("regression", "pose3d"):
             continue
         shape = (len(data), len(codec.names), -1)
         target, mask = (part.reshape(shape).numpy() > 0 for part in codec.encode(joints, state))
@@ -192,7 +236,7 @@ def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec],
     outputs = training.run_network(network, data, amp=False)
     found = {}
     for task, codec in codecs.items():
-        if task == "regression":
+        if task in ("regression", "pose3d"):
             continue
         asked = [k for k, name in enumerate(codec.names) if name not in getattr(codec, "without", ())]
         yes = (outputs[task].reshape(len(data), len(codec.names), -1)[:, asked] > 0).sum(dim=(1, 2)).float()
@@ -246,33 +290,40 @@ FEWEST_SEEDS = 5
 """With five seeds on each side, all of one above all of the other happens by luck once in 252 times."""
 
 
-def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None) -> dict:
-    """Are some networks better than others, by PCK@0.2? The book's rule: seeds and images must both say so.
+MEASURES = {"pck": ("pck@0.2_torso", "pck_per_image", 1), "mpjpe": ("mpjpe", "mpjpe_per_image", -1),
+            "pa_mpjpe": ("pa_mpjpe", "pa_mpjpe_per_image", -1)}
+"""Name of a measure -> its entry in a table of scores, its entry for each image, and whether more (1) or less (-1) is
+better."""
+
+
+def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None, measure: str = "pck") -> dict:
+    """Are some networks better than others? The book's rule: seeds and images must both say so.
 
     Args:
-        ours, base: what `score_with_floors` says of one predictor ("network"), one table for each seed, of the same
-            images. groups: see `bootstrap_mean`.
+        ours, base: what `score` or `score3d` says of one predictor, one table for each seed, of the same images.
+        groups: see `bootstrap_mean`. measure: one of `MEASURES`.
 
     Returns:
-        "images": the mean over images of the difference (of each image's share of right joints, averaged over seeds)
-        with its paired bootstrap interval; "verdict": "better" if every seed of ours scores higher than every one of
-        the base and the interval lies above zero, "worse" for the opposite, else "no difference shown"; None with
-        fewer seeds than `FEWEST_SEEDS`.
+        "images": the mean over images of the difference ours - base (of each image's value, averaged over seeds)
+        with its paired bootstrap interval; "verdict": "better" if every seed of ours is better than every one of
+        the base and the interval lies on that side of zero, "worse" for the opposite, else "no difference shown"; None
+        with fewer seeds than `FEWEST_SEEDS`.
 
     Raises:
         ValueError: if the tables are about different numbers of images.
     """
-    values, others = ([table["pck@0.2_torso"] for table in tables] for tables in (ours, base))
+    total, each, sign = MEASURES[measure]
+    values, others = ([sign * table[total] for table in tables] for tables in (ours, base))
     # JSON has no NaN: an image without a torso is None in a record
-    images = paired_bootstrap(*(np.mean([np.array(table["pck_per_image"], float) for table in tables], axis=0)
+    images = paired_bootstrap(*(np.mean([np.array(table[each], float) for table in tables], axis=0)
                                 for tables in (ours, base)), groups=groups)
+    above, below = (images["low"] > 0, images["high"] < 0)[::sign]
     verdict = "no difference shown"
-    if min(values) > max(others) and images["low"] > 0:
+    if min(values) > max(others) and above:
         verdict = "better"
-    if max(values) < min(others) and images["high"] < 0:
+    if max(values) < min(others) and below:
         verdict = "worse"
     return {"images": images, "verdict": verdict if min(len(ours), len(base)) >= FEWEST_SEEDS else None}
-
 
 
 def table(header: list[str], rows: list[list], digits: int = 3) -> str:
@@ -300,3 +351,16 @@ def score_table(scores: dict[str, dict], title: str) -> str:
     rows += [["PCP strict, mean", *(scores[n]["pcp_strict"] for n in names)]]
     rows += [[f"· {k}", *(scores[n]["pcp_strict_per_limb"][k] for n in names)] for k in first["pcp_strict_per_limb"]]
     return table([f"{title} ({first['images']} images)", *(n.replace("_", " ") for n in names)], rows)
+
+
+def score3d_table(scores: dict[str, dict], title: str) -> str:
+    """MPJPE, PA-MPJPE, 3DPCK, the error's parts, and MPJPE per joint and per action; a column for each predictor."""
+    names = list(scores)
+    first = scores[names[0]]
+    rows = [[label, *(scores[n][key] for n in names)] for label, key in (
+        ("MPJPE, mm", "mpjpe"), ("PA-MPJPE, mm", "pa_mpjpe"), ("in the plane, mm", "in_plane"),
+        ("in depth, mm", "in_depth"))]
+    rows += [["3DPCK@150 mm, %", *(100 * scores[n]["pck3d@150"] for n in names)]]
+    rows += [[f"· {k}", *(scores[n]["mpjpe_per_joint"][k] for n in names)] for k in first["mpjpe_per_joint"]]
+    rows += [[f"· {k}", *(scores[n]["mpjpe_per_action"][k] for n in names)] for k in first.get("mpjpe_per_action", {})]
+    return table([f"{title} ({first['images']} images)", *(n.replace("_", " ") for n in names)], rows, digits=1)

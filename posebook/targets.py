@@ -1,7 +1,8 @@
 """Codecs: how a pose becomes numbers that a network is asked for, and how its answer becomes a pose again.
 
 A codec has `encode`, `loss` and `decode`; the training loop knows nothing else about a task. `Coordinates` is the
-regression target, `JointWindows` and `PartWindows` are the two detection targets of paper A on a `WindowGrid`.
+2D regression target, `ParentRelative` paper B's in 3D; `JointWindows` and `PartWindows` are the two detection targets
+on a `WindowGrid`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from posebook.skeleton import ABSENT, Skeleton
+from posebook.geometry import from_parent_relative, to_parent_relative
+from posebook.skeleton import ABSENT, H36M17, Skeleton
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,53 @@ class Coordinates:
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, 2 J) to joints (N, J, 2) in input pixels."""
         return output.float().reshape(len(output), self.joints, 2) * self.size
+
+
+@dataclass(frozen=True)
+class ParentRelative:
+    """The regression target of paper B: every joint minus its parent, in camera coordinates, over `scale`.
+
+    Short offsets vary less than places, both sides share the lengths of their limbs, and a hidden joint can be guessed
+    from its neighbour (the paper's reasons). They fit into a tanh, since no bone has 1200 mm.
+
+    Attributes:
+        skeleton: names the joints and their parents; the head has 3 J outputs, x, y and z of each joint in turn.
+        size: side of the network's input in pixels; scale: millimetres that become 1 (paper B, code: 1200).
+    """
+
+    skeleton: Skeleton
+    size: int
+    scale: float = 1200.0
+
+    @property
+    def outputs(self) -> int:
+        return 3 * len(self.skeleton)
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pose to target.
+
+        The root does not count, as it is always zero; nor does an offset of which one end is absent.
+
+        Args:
+            joints: (N, J, 3) camera millimetres; state: (N, J).
+
+        Returns:
+            target (N, 3 J) float32, and mask (N, 3 J) float32, 1 where the number counts.
+        """
+        labelled = state != ABSENT
+        both = labelled & labelled[:, self.skeleton.parents]
+        both[:, self.skeleton.root] = False
+        target = torch.where(both[..., None], to_parent_relative(joints, self.skeleton), 0) / self.scale
+        return target.flatten(1), both.float().repeat_interleave(3, dim=1)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean squared error over the numbers that count; zero if none does. Computed in float32."""
+        return ((output.float() - target) ** 2 * mask).sum() / mask.sum().clamp(min=1)
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, 3 J) to joints (N, J, 3) in millimetres, the root at zero: added up down the tree."""
+        offsets = output.float().reshape(len(output), len(self.skeleton), 3) * self.scale
+        return from_parent_relative(offsets, self.skeleton)
 
 
 @dataclass(frozen=True)
@@ -101,6 +150,15 @@ class WindowGrid:
 def paper_a_grid(crop: int = 64) -> WindowGrid:
     """Paper A's 8 x 8 windows for an input of any size: 30 px in steps of 12 at 112 px, 17 in steps of 7 at 64 px."""
     return WindowGrid(crop, round(30 * crop / 112), round(12 * crop / 112))
+
+
+def paper_b_grid(crop: int = 112) -> WindowGrid:
+    """Paper B's windows for an input of any size: 30 px in steps of 10 at 112 px, 10 x 10 of them.
+
+    That is what the authors' code and their released demo do; the paper's text says windows of 10 px in steps of 10.
+    At 64 px it is 17 in steps of 6, 9 x 9.
+    """
+    return WindowGrid(crop, round(30 * crop / 112), round(10 * crop / 112))
 
 
 def points_inside(points: torch.Tensor, grid: WindowGrid) -> torch.Tensor:
@@ -262,23 +320,27 @@ class PartWindows(_Windows):
         return self._spread(share_inside(start, end, self.grid) > self.share, counts)
 
 
-TASKS = ("regression", "joints", "parts")
-"""What a network can be asked for; the names of its heads."""
+TASKS = ("regression", "pose3d", "joints", "parts")
+"""What a network can be asked for, the names of its heads: joints in 2D, in 3D, and the two detections."""
+Codec = Coordinates | ParentRelative | JointWindows | PartWindows
 
 
 def build_codecs(tasks: tuple[str, ...], skeleton: Skeleton, size: int,
-                 without: tuple[str, ...] = ()) -> dict[str, Coordinates | JointWindows | PartWindows]:
-    """The codecs of some tasks, in the order of `TASKS`, with paper A's windows scaled to the input.
+                 without: tuple[str, ...] = (), grid: WindowGrid | None = None) -> dict[str, Codec]:
+    """The codecs of some tasks, in the order of `TASKS`.
 
     Args:
         size: side of the network's input, pixels; without: parts that are never asked about.
+        grid: windows of the detections; default those of the paper whose skeleton it is, scaled to the input: paper B's
+            for H36M17, paper A's for all others.
 
     Raises:
         ValueError: for an unknown task or part, or none.
     """
     if not tasks or set(tasks) - set(TASKS):
         raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {', '.join(tasks) or 'none'}")
-    grid = paper_a_grid(size)
-    makers = {"regression": lambda: Coordinates(len(skeleton), size), "joints": lambda: JointWindows(skeleton, grid),
+    grid = grid or (paper_b_grid(size) if skeleton == H36M17 else paper_a_grid(size))
+    makers = {"regression": lambda: Coordinates(len(skeleton), size), "pose3d": lambda: ParentRelative(skeleton, size),
+              "joints": lambda: JointWindows(skeleton, grid),
               "parts": lambda: PartWindows(skeleton, grid, without=without)}
     return {task: makers[task]() for task in TASKS if task in tasks}

@@ -27,10 +27,9 @@ from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork, build_network
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
-from posebook.targets import Coordinates, JointWindows, PartWindows
+from posebook.targets import Codec, Coordinates, JointWindows, ParentRelative
 
 CHECKPOINT = "checkpoint.pt"
-Codec = Coordinates | JointWindows | PartWindows
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class TrainConfig:
         seed: rules initial weights, order and augmentation.
         patience: stop after so many epochs without a lower validation loss and keep the weights of the lowest one;
             0 runs all epochs and keeps the last weights, so that validation chooses nothing.
-        mean_start: start the regression head at the training set's mean pose.
+        mean_start: start the heads that regress a pose at the training set's mean.
         normalise: subtract the mean image and divide by the spread of the pixels; else pixels stay in 0..1.
         augmentation: see `augment.Augmentation`.
         device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
@@ -152,8 +151,9 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     else:
         network.mean_image.zero_()
         network.spread.fill_(1)
-    if config.mean_start and "regression" in codecs:
-        network.start_at("regression", mean_target(training, codecs["regression"]))
+    for name, codec in codecs.items():
+        if config.mean_start and isinstance(codec, Coordinates | ParentRelative):
+            network.start_at(name, mean_target(training, codec))
     network.to(device, memory_format=torch.channels_last)
     network.trunk.requires_grad_(not config.freeze_trunk)
     optimizer = _optimizer(network, config)
@@ -195,10 +195,10 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
     totals = dict.fromkeys(codecs, 0.0)
     batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
-    for step, (index, images, joints, state) in enumerate(batches):
+    for step, (index, images, *labels) in enumerate(batches):
         with torch.autocast(device.type, _half(device), enabled=config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last))
-        losses = {name: codec.loss(output[name], *codec.encode(joints, state)) for name, codec in codecs.items()
+        losses = {name: codec.loss(output[name], *_encode(codec, *labels)) for name, codec in codecs.items()
                   if config.weight(name)}
         loss = _weighted(losses, config)
         value = loss.item()
@@ -215,13 +215,19 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     return {name: total / (config.epoch_size or len(data)) for name, total in totals.items()}
 
 
+def _encode(codec: Codec, joints: torch.Tensor, state: torch.Tensor,
+            joints3d: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Target and mask, from the labels that the codec is about."""
+    return codec.encode(joints3d if isinstance(codec, ParentRelative) else joints, state)
+
+
 def _weighted(losses: dict, config: TrainConfig):
     """The sum of the tasks' losses, each with its weight."""
     return sum(config.weight(name) * loss for name, loss in losses.items())
 
 
 def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[np.ndarray, ...]]:
-    """The epoch's augmented batches, in order: (indices, images, joints, state).
+    """The epoch's augmented batches, in order: (indices, images, joints, state), and joints3d where there are any.
 
     One thread prepares the next batch while the network learns from this one. It alone draws from the generator, so
     the numbers are the same as without it.
@@ -233,8 +239,9 @@ def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[
 
     def prepare(step: int) -> tuple:
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
-        batch = [torch.from_numpy(array[index]).to(device) for array in (data.images, data.joints, data.state)]
-        return index, *augment(*batch, data.skeleton, config.augmentation, size, generator, basis)
+        arrays = (data.images, data.joints, data.state, *([] if data.joints3d is None else [data.joints3d]))
+        batch = [torch.from_numpy(array[index]).to(device) for array in arrays]
+        return index, *augment(*batch[:3], data.skeleton, config.augmentation, size, generator, basis, *batch[3:])
 
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(prepare, 0)
@@ -254,18 +261,23 @@ def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float
 
 
 def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig) -> dict:
-    """Losses, and for each task that gives a pose its PCK@0.2 (torso), on the central crops of a data set.
+    """Losses, and for each task that gives a pose its PCK@0.2 (torso) or MPJPE, on the central crops of a data set.
 
-    The regression's is called validation_pck, the joint windows' validation_pck_joints.
+    The regression's is called validation_pck, the joint windows' validation_pck_joints, and the 3D regression's, in
+    millimetres, validation_mpjpe.
 
     `spread` is the standard deviation of the predicted joints over images, over that of the true joints. It is the
     collapse detector: a network that answers every image with the same pose has spread 0.
     """
     outputs = run_network(network, data, config.device, config.amp)
-    joints, state = central_labels(data, network.config.crop)
-    losses = {name: codec.loss(outputs[name], *codec.encode(joints, state)).item() for name, codec in codecs.items()}
+    labels = all_labels(data, network.config.crop)
+    losses = {name: codec.loss(outputs[name], *_encode(codec, *labels)).item() for name, codec in codecs.items()}
     row = {"validation_loss": _weighted(losses, config), "validation_losses": losses}
-    true = joints.numpy()
+    true = labels[0].numpy()
+    if "pose3d" in codecs:
+        predicted, root = codecs["pose3d"].decode(outputs["pose3d"]).numpy(), data.skeleton.root
+        row["validation_mpjpe"] = metrics.mpjpe(predicted, data.joints3d, data.state, root).mean
+        row["spread"] = spread(predicted, geometry.root_relative(data.joints3d, data.skeleton), data.state)
     for name, key in (("regression", "validation_pck"), ("joints", "validation_pck_joints")):
         if name not in codecs:
             continue
@@ -297,7 +309,7 @@ def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDat
     device = next(network.parameters()).device
     some = data.subset(np.arange(min(count, len(data))))
     images = centre(torch.from_numpy(some.images).to(device), network.config.crop)
-    joints, state = (part.to(device) for part in central_labels(some, network.config.crop))
+    labels = [part.to(device) for part in all_labels(some, network.config.crop)]
     learning = network.training
     network.eval()
     output = network(images)
@@ -305,7 +317,7 @@ def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDat
     gradients = {}
     for name, codec in codecs.items():
         if config.weight(name):
-            loss = codec.loss(output[name], *codec.encode(joints, state))
+            loss = codec.loss(output[name], *_encode(codec, *labels))
             gradients[name] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
     network.train(learning)
     norms = {name: gradient.norm().item() for name, gradient in gradients.items()}
@@ -338,6 +350,11 @@ def predict(network: PoseNetwork, codec: Coordinates | JointWindows, data: PoseD
     return to_source(data, network.config.crop, inputs)
 
 
+def predict3d(network: PoseNetwork, codec: ParentRelative, data: PoseDataset, device: str = "auto") -> np.ndarray:
+    """Joints (N, J, 3) that the head pose3d gives: millimetres, the root at zero. Full precision."""
+    return codec.decode(run_network(network, data, device, amp=False)["pose3d"]).numpy()
+
+
 def to_source(data: PoseDataset, crop: int, joints: np.ndarray) -> np.ndarray:
     """Joints (N, J, 2) in pixels of the central crop to pixels of the source images."""
     to_stored = geometry.invert(_to_input(data, crop))
@@ -360,25 +377,29 @@ def central_labels(data: PoseDataset, crop: int) -> tuple[torch.Tensor, torch.Te
     return torch.from_numpy(geometry.transform(_to_input(data, crop), data.joints)), torch.from_numpy(data.state)
 
 
+def all_labels(data: PoseDataset, crop: int) -> tuple[torch.Tensor, ...]:
+    """`central_labels`, and joints3d (N, J, 3) in camera millimetres where the data set has them: a central crop is
+    neither turned nor mirrored."""
+    return *central_labels(data, crop), *([] if data.joints3d is None else [torch.from_numpy(data.joints3d)])
+
+
 def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
     """(1, 2, 3): stored-crop pixels to the pixels of the central crop."""
     start = (data.images.shape[-1] - crop) // 2
     return np.array([[[1, 0, -start], [0, 1, -start]]], np.float32)
 
 
-def mean_target(data: PoseDataset, codec: Coordinates) -> torch.Tensor:
-    """(2 J,) the mean training pose, encoded; absent joints do not count. The constant that loses least."""
-    size = codec.size
-    joints = torch.from_numpy(geometry.transform(_to_input(data, size), data.joints))
-    target, mask = codec.encode(joints, torch.from_numpy(data.state))
+def mean_target(data: PoseDataset, codec: Coordinates | ParentRelative) -> torch.Tensor:
+    """(outputs,) the mean training pose, encoded; absent joints do not count. The constant that loses least."""
+    target, mask = _encode(codec, *all_labels(data, codec.size))
     return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
 
 
-def mean_pose_loss(train_set: PoseDataset, codec: Coordinates, data: PoseDataset) -> float:
+def mean_pose_loss(train_set: PoseDataset, codec: Coordinates | ParentRelative, data: PoseDataset) -> float:
     """The regression's loss on the central crops of `data` if every answer is the mean pose of `train_set`: what a loss
     has to be compared with, since some data sets are harder than others."""
     answer = mean_target(train_set, codec).expand(len(data), -1)
-    return codec.loss(answer, *codec.encode(*central_labels(data, codec.size))).item()
+    return codec.loss(answer, *_encode(codec, *all_labels(data, codec.size))).item()
 
 
 def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, *sets: PoseDataset) -> None:
@@ -398,6 +419,8 @@ def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, 
             raise ValueError(f"{data.name}: stored crops of {data.images.shape[-1]} px are smaller than the "
                              f"network's input of {network.config.crop} px")
     for name, codec in codecs.items():
+        if isinstance(codec, ParentRelative) and any(data.joints3d is None for data in sets):
+            raise ValueError(f"{name} needs joints in 3D, which {sets[0].name} does not have; people has them")
         head = network.config.heads[name]
         own = codec.joints == len(sets[0].skeleton) if isinstance(codec, Coordinates) else (
             codec.skeleton == sets[0].skeleton)

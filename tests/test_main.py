@@ -255,7 +255,7 @@ def test_a_share_of_the_images_in_long_epochs_other_maps_and_the_train_split_sco
     assert record["elsewhere"]["people:train"]["all"]["network"]["images"] == 10
     assert "with another share" in failed_lines(capsys, *train, "--share", 0.4)
     assert "share must be above 0" in failed(capsys, *train, "--share", 0)
-    assert "only the small network can have other maps" in failed(capsys, *train, "--size", "paper-a")
+    assert "only a small network can have other maps" in failed(capsys, *train, "--size", "paper-a")
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["train", "--epochs", "many"], ["download", "coco"]])

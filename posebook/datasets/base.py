@@ -66,6 +66,8 @@ class PoseDataset:
                              f"got {self.images.dtype} {self.images.shape}")
         if not np.isfinite(self.joints).all():
             raise ValueError(f"{self.name}: joints hold NaN or infinity; mark such joints ABSENT with coordinates zero")
+        if self.joints3d is not None and not (self.joints3d.shape == (n, j, 3) and np.isfinite(self.joints3d).all()):
+            raise ValueError(f"{self.name}: joints3d must be {(n, j, 3)} finite numbers, absent joints zero")
 
     def __len__(self) -> int:
         return len(self.images)
