@@ -157,7 +157,7 @@ def projection_jacobian(points: Array, camera: Array) -> Array:
 
 def _check_camera(camera: Array) -> None:
     focal = camera[..., 0, 0] * camera[..., 1, 1]
-    if not ((focal != 0) & (focal * 0 == 0)).all():
+    if not ((abs(focal) > 0) & (abs(focal) < float("inf"))).all():
         raise ValueError("a camera's focal length is zero or not finite; look at its intrinsics")
 
 

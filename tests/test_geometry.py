@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posebook import geometry
-from posebook.skeleton import ABSENT, VISIBLE
+from posebook.skeleton import ABSENT, H36M17, LSP14, VISIBLE
 
 
 def matrices(seed, count=5):
@@ -178,3 +178,103 @@ def test_procrustes_of_a_pose_that_is_one_point_moves_it_to_the_middle():
     true = np.random.default_rng(3).normal(size=(2, 5, 3))
     np.testing.assert_allclose(geometry.procrustes(np.ones((2, 5, 3)), true),
                                np.broadcast_to(true.mean(1, keepdims=True), true.shape), atol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------ poses in 3D
+
+POSES = np.random.default_rng(4).normal(0, 300, (6, 17, 3)) + [0, 0, 4000]
+CAMERA = np.array([[230.0, 0, 64], [0, 230, 60], [0, 0, 1]])
+
+
+def both_kinds(*arrays):
+    return arrays, tuple(torch.from_numpy(a) for a in arrays)
+
+
+def test_the_jacobian_is_the_slope_of_the_projection():
+    for arrays in both_kinds(POSES, CAMERA):
+        slope = np.asarray(geometry.projection_jacobian(*arrays))
+        for axis in range(3):
+            step = np.zeros(3)
+            step[axis] = 1e-3
+            expected = (geometry.project(POSES + step, CAMERA) - geometry.project(POSES - step, CAMERA)) / 2e-3
+            np.testing.assert_allclose(slope[..., axis], expected, rtol=1e-6, atol=1e-8)
+    along = np.einsum("njik,njk->nji", slope, POSES)              # a step along the ray from the camera moves nothing
+    np.testing.assert_allclose(along, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("focal", [0.0, np.nan, np.inf])
+def test_a_camera_without_a_focal_length_is_refused(focal):
+    bad = CAMERA.copy()
+    bad[1, 1] = focal
+    for arrays in both_kinds(POSES, bad):
+        for function in (geometry.project, geometry.projection_jacobian):
+            with pytest.raises(ValueError, match="focal length is zero or not finite"):
+                function(*arrays)
+    with pytest.raises(ValueError, match="behind the camera"):
+        geometry.project(-POSES, CAMERA)
+
+
+def test_the_camera_of_a_crop_sees_what_the_crop_shows():
+    box = np.array([20, 30, 60, 70], np.float32)
+    matrix = geometry.crop_matrix(box, 80).astype(np.float64)
+    crop = geometry.crop_camera(CAMERA, matrix)
+    assert crop[0, 0] == pytest.approx(CAMERA[0, 0] * 2)                   # twice as large: twice the focal length
+    expected = geometry.transform(matrix, geometry.project(POSES, CAMERA))
+    np.testing.assert_allclose(geometry.project(POSES, crop), expected, atol=1e-9)
+    torch.testing.assert_close(geometry.crop_camera(torch.from_numpy(CAMERA), torch.from_numpy(matrix)),
+                               torch.from_numpy(crop))
+    many = geometry.crop_camera(np.broadcast_to(CAMERA, (6, 3, 3)), np.broadcast_to(matrix, (6, 2, 3)))
+    assert many.shape == (6, 3, 3) and np.array_equal(many[3], crop)
+
+
+def test_a_turned_mirrored_crop_is_the_picture_of_the_turned_mirrored_pose():
+    """Up to a shift in the picture: both projections differ by one vector a pose, whatever the depths."""
+    scale, angle = torch.tensor([0.7, 1.0, 1.3] * 2).double(), torch.linspace(-2, 2, 6).double()
+    mirror = torch.tensor([True, False] * 3)
+    shift = torch.zeros(6, 2).double()
+    matrix = geometry.similarity(scale, angle, shift, mirror, 80, 64)
+    poses = torch.from_numpy(POSES)
+    turned = geometry.turn_with_crop(matrix, poses)
+    np.testing.assert_allclose(turned[..., 2], POSES[..., 2])
+    crop = torch.from_numpy(CAMERA).repeat(6, 1, 1)
+    crop[:, :2, :2] *= scale[:, None, None]
+    seen = geometry.project(turned, crop)
+    moved = geometry.transform(matrix, geometry.project(poses, torch.from_numpy(CAMERA)))
+    away = seen - moved
+    assert (away - away[:, :1]).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("skeleton", [H36M17, LSP14], ids=lambda s: s.name)
+def test_parent_relative_and_back_is_exact(skeleton):
+    poses = POSES[:, :len(skeleton)]
+    for (array,) in both_kinds(poses):
+        offsets = geometry.to_parent_relative(array, skeleton)
+        assert np.abs(np.asarray(offsets)[:, skeleton.root]).max() == 0
+        back = geometry.from_parent_relative(offsets, skeleton)
+        np.testing.assert_allclose(back, geometry.root_relative(array, skeleton), atol=1e-9)
+    by_hand = poses[:, skeleton.index("left_wrist")] - poses[:, skeleton.index("left_elbow")]
+    np.testing.assert_array_equal(np.asarray(offsets)[:, skeleton.index("left_wrist")], by_hand)
+
+
+def test_a_mirror_in_space_is_its_own_inverse_and_swaps_sides():
+    for (array,) in both_kinds(POSES):
+        once = geometry.mirror3d(array, H36M17)
+        np.testing.assert_allclose(geometry.mirror3d(once, H36M17), POSES)
+        left, right = H36M17.index("left_wrist"), H36M17.index("right_wrist")
+        np.testing.assert_allclose(np.asarray(once)[:, left], POSES[:, right] * [-1, 1, 1])
+
+
+def test_procrustes_of_tensors_in_blocks_is_that_of_arrays_one_by_one():
+    rng = np.random.default_rng(5)
+    predicted, true = rng.normal(size=(5000, 4, 3)), rng.normal(size=(5000, 4, 3))        # more than one block
+    found = geometry.procrustes(torch.from_numpy(predicted), torch.from_numpy(true))
+    assert isinstance(found, torch.Tensor) and found.dtype == torch.float64
+    for n in (0, 4095, 4096, 4999):
+        np.testing.assert_allclose(geometry.procrustes(predicted[n:n + 1], true[n:n + 1])[0], found[n], atol=1e-10)
+    assert geometry.procrustes(predicted[:0], true[:0]).shape == (0, 4, 3)
+    broken = predicted.copy()
+    broken[7, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        geometry.procrustes(broken, true)
+    with pytest.raises(ValueError, match="of one shape"):
+        geometry.procrustes(predicted, true[:, :3])

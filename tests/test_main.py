@@ -263,3 +263,31 @@ def test_wrong_commands_show_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(arguments)
     assert stop.value.code == 2 and "usage: python -m posebook" in capsys.readouterr().err
+
+
+def test_pretraining_hands_its_trunk_on_and_a_second_call_finds_it_finished(desk, capsys):
+    train = ("train", "--tasks", "pose3d", "--pretrain", "joints", "--pretrain-epochs", 1, "--epochs", 1, "--size",
+             "small-b", "--channels", 2, 3, 4, "--keep", 0.5, "--limit", 8, "--batch", 4, "--device", "cpu",
+             "--weight", "joints=2", "--out", "runs/pre", "--freeze-trunk")
+    code, out, err = run(capsys, *train)
+    assert code == 0, err
+    assert "MPJPE" in out
+    record = results.read_record(desk / "runs" / "pre" / "record.json")
+    assert record["pretraining"]["tasks"] == ["joints"] and record["pretrain"] == ["joints"]
+    assert record["pretraining"]["config"]["weights"] == {"joints": 2} and record["config"]["weights"] == {}
+    assert not record["pretraining"]["config"]["freeze_trunk"] and record["config"]["freeze_trunk"]
+    assert record["skeleton"] == "H36M17" and record["scores3d"]["validation"]["mpjpe"] > 0 and record["scores"] == {}
+    first = torch.load(desk / "runs" / "pre" / "pretraining" / "checkpoint.pt", weights_only=True)["network"]
+    last = networks.load_network(desk / "runs" / "pre" / "weights.safetensors")[0].state_dict()
+    for name in ("trunk.conv1.weight", "trunk.conv3.weight"):                              # frozen: as it was
+        torch.testing.assert_close(last[name], first[name].half().float())
+    assert "is finished" in run(capsys, *train)[1]
+    assert "with another pretrain" in failed_lines(capsys, *train, "--pretrain", "joints", "parts")
+
+
+def test_lifting_writes_a_record_with_its_floors(desk, capsys):
+    code, out, err = run(capsys, "lift", "--epochs", 1, "--out", "lift.json")
+    assert code == 0, err
+    record = results.read_record(desk / "lift.json")
+    assert set(record["scores3d"]) == {"lifting_from_true_2d", "mean_pose", "nearest_neighbour_2d"}
+    assert "lifting from true 2d" in out and "walking" in out

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from posebook.networks import (
     Config,
     Head,
     PoseNetwork,
+    ResponseNorm,
     build_network,
     count_parameters,
     layers,
@@ -21,6 +23,8 @@ from posebook.networks import (
     paper_b,
     save_network,
     small,
+    small_b,
+    take_trunk,
 )
 
 REGRESSION = {"regression": Head(28)}
@@ -42,7 +46,7 @@ def test_sides_and_receptive_fields_are_the_papers(config):
 
 
 def test_paper_b_has_exactly_the_parameters_of_the_paper():
-    network = PoseNetwork(paper_b())
+    network = PoseNetwork(paper_b({"pose3d": 51}))
     assert conv_parameters(network) == [7_808, 51_264, 102_464]
     assert count_parameters(network) == 8_919_859
     assert network.features == 6400
@@ -50,11 +54,11 @@ def test_paper_b_has_exactly_the_parameters_of_the_paper():
 
 def test_paper_b_with_detection_has_two_stacks_on_one_trunk():
     with torch.device("meta"):                              # shapes only: 21 million numbers are not needed here
-        network = PoseNetwork(paper_b(detection=True))
+        network = PoseNetwork(paper_b())
     first, second, third = 6400 * 1024 + 1024, 1024 * 2048 + 2048, 2048 * 1700 + 1700
     assert count_parameters(network) == 8_919_859 + first + second + third == 21_056_983
     assert round(count_parameters(network) / 1e6, 2) == 21.06
-    assert list(network.heads) == ["regression", "joints"]
+    assert list(network.heads) == ["pose3d", "joints"]
 
 
 def test_paper_a_has_16_maps_and_16_answers():
@@ -103,19 +107,17 @@ def test_receptive_fields_by_asking_which_pixels_matter(config):
 def test_paper_b_normalises_after_conv2_and_leaves_conv3_linear():
     names = [name for name, _ in PoseNetwork(paper_b()).trunk.named_children()]
     assert names == ["conv1", "relu1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "pool3"]
-    norm = PoseNetwork(paper_b()).trunk.norm2
-    assert (norm.alpha, norm.beta) == (0.0025, 0.75)
     assert [n for n, _ in PoseNetwork(tiny()).trunk.named_children()] == ["conv1", "relu1", "pool1", "conv2", "relu2",
                                                                        "pool2"]
 
 
 def test_keep_is_the_probability_to_keep_a_unit():
     with torch.device("meta"):
-        network = PoseNetwork(paper_b(detection=True))
+        network = PoseNetwork(paper_b())
     for head in network.heads.values():
         assert [layer.p for layer in head if isinstance(layer, nn.Dropout)] == [0.75]
         assert [type(layer).__name__ for layer in head][:3] == ["Linear", "ReLU", "Dropout"]
-    assert isinstance(network.heads["regression"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Linear)
+    assert isinstance(network.heads["pose3d"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Linear)
     dropout = nn.Dropout(PoseNetwork(tiny(keep=0.25)).heads["regression"][2].p)
     assert (dropout(torch.ones(20_000)) > 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert not any(isinstance(layer, nn.Dropout) for layer in PoseNetwork(tiny()).heads["regression"])
@@ -254,7 +256,7 @@ def test_further_heads_leave_the_weights_of_the_first_as_they_were():
     alone = build_network("small", {"regression": 28}, 4).state_dict()
     three = build_network("small", {"regression": 28, "joints": 896, "parts": 640}, 4).state_dict()
     assert all(torch.equal(value, three[name]) for name, value in alone.items()) and len(three) > len(alone)
-    with pytest.raises(ValueError, match="size must be one of small, paper-a"):
+    with pytest.raises(ValueError, match="size must be one of small, small-b, paper-a, paper-b"):
         build_network("large", {"regression": 28}, 0)
     with pytest.raises(ValueError, match="at least one head"):
         build_network("small", {}, 0)
@@ -265,3 +267,75 @@ def test_paper_a_has_a_stack_for_each_of_its_three_tasks():
         network = PoseNetwork(paper_a())
     assert {name: head[-1].out_features for name, head in network.heads.items()} == {
         "regression": 16, "joints": 512, "parts": 448}
+
+
+@pytest.mark.parametrize("channels", [1, 4, 32])
+def test_the_response_norm_is_the_library_s_and_works_in_half_precision(channels):
+    maps = torch.randn(3, channels, 7, 6) * 30
+    ours, theirs = ResponseNorm(channels), nn.LocalResponseNorm(5, alpha=0.0025, beta=0.75)
+    torch.testing.assert_close(ours(maps), theirs(maps), rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = ours(maps.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), theirs(maps), rtol=0.03, atol=0.1)
+
+
+def test_the_small_size_of_paper_b_has_its_layers_and_heads():
+    network = build_network("small-b", {"pose3d": 51, "joints": 17 * 81}, 0, keep=0.5)
+    ours, papers = ([name for name, _ in net.trunk.named_children()] for net in (network, PoseNetwork(paper_b())))
+    assert ours == papers
+    assert isinstance(network.heads["pose3d"][-1], nn.Tanh) and isinstance(network.heads["joints"][-1], nn.Linear)
+    assert [layer.p for layer in network.heads["pose3d"] if isinstance(layer, nn.Dropout)] == [0.5]
+    assert network.config.crop == 64 and network.config.average_gradients
+    plain = build_network("small-b", {"pose3d": 51}, 0)
+    assert not any(isinstance(layer, nn.Dropout) for layer in plain.heads["pose3d"])
+    for keep in (0, 1.5):
+        with pytest.raises(ValueError, match="keep must be above 0 and at most 1"):
+            build_network("small-b", {"pose3d": 51}, 0, keep=keep)
+    with pytest.raises(ValueError, match="paper A's network has no dropout"):
+        build_network("paper-a", {"regression": 16}, 0, keep=0.5)
+
+
+def test_the_trunk_learns_from_the_mean_of_the_heads_gradients():
+    """Paper B: averaged at pool3; each head's own layers see their own gradient in full."""
+    images = torch.rand(4, 3, 64, 64)
+    network = build_network("small-b", {"pose3d": 51, "joints": 20}, 0)
+    summed = PoseNetwork(replace(network.config, average_gradients=False))
+    summed.load_state_dict(network.state_dict())
+    for net in (network, summed):
+        answer = net(images)
+        ((answer["pose3d"] ** 2).sum() + (answer["joints"] ** 2).sum()).backward()
+    for (name, ours), (_, theirs) in zip(network.named_parameters(), summed.named_parameters(), strict=True):
+        factor = 0.5 if name.startswith("trunk") else 1
+        torch.testing.assert_close(ours.grad, theirs.grad * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_with_tanh_starts_at_the_answer_it_is_given():
+    network = build_network("small-b", {"pose3d": 51}, 0)
+    answer = torch.linspace(-0.4, 0.4, 51)
+    images = torch.rand(8, 3, 64, 64)
+    before = (network(images)["pose3d"] - answer).abs().mean()
+    network.start_at("pose3d", answer)
+    assert (network(images)["pose3d"] - answer).abs().mean() < before
+    with torch.no_grad():
+        network.heads["pose3d"][-2].weight.zero_()
+    torch.testing.assert_close(network(images)["pose3d"], answer.expand(8, 51))
+
+
+def test_a_trunk_is_taken_whole_or_not_at_all():
+    source, network = (build_network("small-b", {task: 5}, seed) for task, seed in (("joints", 1), ("pose3d", 2)))
+    source.spread.fill_(0.7)
+    head = network.heads["pose3d"][0].weight.clone()
+    take_trunk(network, source)
+    assert all(torch.equal(v, source.trunk.state_dict()[k]) for k, v in network.trunk.state_dict().items())
+    assert network.spread == source.spread and torch.equal(network.heads["pose3d"][0].weight, head)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    for other, what in ((build_network("small", {"joints": 5}, 0), "linear_last False instead of True"),
+                        (build_network("small-b", {"joints": 5}, 0, (4, 8, 8)), r"channels \(4, 8, 8\) instead of"),
+                        (PoseNetwork(small_b({"joints": Head(5)}, (16, 32, 32))), None)):
+        if what:
+            with pytest.raises(ValueError, match=what):
+                take_trunk(network, other)
+            assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+        else:
+            take_trunk(network, other)

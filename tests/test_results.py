@@ -11,7 +11,8 @@ import pytest
 import torch
 from samples import CODECS, people, tiny
 
-from posebook import floors, results
+from posebook import floors, geometry, results
+from posebook.datasets import load_people
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT, LSP14
 
@@ -206,3 +207,50 @@ def test_scores_hold_the_share_of_every_image():
     shares = mine["pck_per_image"]
     assert shares.shape == (6,) and np.nanmean(shares) == pytest.approx(mine["pck_interval"]["mean"])
     assert "pck_per_image" not in scores["all"]["mean_pose"] and "pck_per_image" not in scores["upright"]["network"]
+
+
+# ------------------------------------------------------------------------------------------------ 3D
+
+def test_the_3d_table_by_hand_and_its_parts():
+    data = load_people("validation", limit=12)
+    root, true = data.skeleton.root, data.joints3d
+    known = (data.state != ABSENT) & (data.state[:, [root]] != ABSENT)
+    relative = true - true[:, [root]]
+    perfect = results.score3d(relative, data)
+    assert perfect["mpjpe"] < 1e-3 and perfect["pck3d@150"] == 1 and perfect["pa_mpjpe"] < 1e-3
+    step = np.zeros((17, 3), np.float32)
+    step[1:] = [30, 40, 120]                      # 50 mm in the plane, 120 in depth, 130 in all; not the root
+    found = results.score3d(relative + step, data)
+    per_joint = np.array(list(found["mpjpe_per_joint"].values()))
+    np.testing.assert_allclose(per_joint, [0] + [130] * 16, atol=1e-2)
+    assert found["mpjpe"] == pytest.approx(130 * known[:, 1:].sum(0).astype(bool).sum() / 17, rel=1e-3)
+    share = known[:, 1:].sum() / known.sum()
+    assert found["in_plane"] == pytest.approx(50 * share, rel=1e-3)
+    assert found["in_depth"] == pytest.approx(120 * share, rel=1e-3)
+    for action, value in found["mpjpe_per_action"].items():
+        rows = (data.groups["action"] == action) & known[:, root]
+        assert value == pytest.approx(np.mean([np.linalg.norm(step, axis=1)[known[n]].mean() for n in
+                                               np.flatnonzero(rows)]), rel=1e-3)
+
+
+def test_in_3d_less_is_better():
+    base = [{"mpjpe": 200.0 + s, "mpjpe_per_image": [200.0 + s, None, 201.0 + s]} for s in range(5)]
+    ours = [{"mpjpe": 190.0 + s, "mpjpe_per_image": [190.0 + s, None, 191.0 + s]} for s in range(5)]
+    found = results.compare(ours, base, measure="mpjpe")
+    assert found["verdict"] == "better" and found["images"]["mean"] == pytest.approx(-10)
+    assert results.compare(base, ours, measure="mpjpe")["verdict"] == "worse"
+    assert results.compare(base, base, measure="mpjpe")["verdict"] == "no difference shown"
+    assert results.compare(ours[:3], base, measure="mpjpe")["verdict"] is None
+
+
+def test_the_3d_floors_know_no_picture():
+    train, data = load_people("train", limit=40), load_people("validation", limit=10)
+    tables = results.floors3d(train, data)
+    assert 150 < tables["mean_pose"]["mpjpe"] < 500 and 50 < tables["nearest_neighbour_2d"]["mpjpe"] < 500
+    itself = results.floors3d(train, train)["nearest_neighbour_2d"]
+    whole = train.complete()
+    errors = np.array(itself["mpjpe_per_image"])
+    assert np.nanmax(errors[whole]) < 1e-3                                # its own nearest neighbour
+    mirrored = floors.predict_nearest3d(train, train.mirrored())
+    right = geometry.mirror3d(geometry.root_relative(train.joints3d, train.skeleton), train.skeleton)
+    assert np.abs(mirrored - right)[whole].max() < 1e-2

@@ -6,15 +6,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posebook import geometry
+from posebook.datasets import load_people
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
 from posebook.targets import (
     TASKS,
     Coordinates,
     JointWindows,
+    ParentRelative,
     PartWindows,
     WindowGrid,
     build_codecs,
     paper_a_grid,
+    paper_b_grid,
     points_inside,
     share_inside,
 )
@@ -238,7 +242,56 @@ def test_impossible_windows_are_refused_at_once(wrong, message):
 def test_codecs_come_in_the_order_of_the_tasks():
     codecs = build_codecs(("parts", "regression"), UPPER8, 112, without=("head",))
     assert list(codecs) == ["regression", "parts"] and codecs["parts"].without == ("head",)
-    assert [codec.outputs for codec in build_codecs(TASKS, UPPER8, 112).values()] == [16, 512, 448]
+    assert [codec.outputs for codec in build_codecs(TASKS, UPPER8, 112).values()] == [16, 24, 512, 448]
     for wrong in ((), ("heads",)):
-        with pytest.raises(ValueError, match="tasks must be some of regression, joints, parts"):
+        with pytest.raises(ValueError, match="tasks must be some of regression, pose3d, joints, parts"):
             build_codecs(wrong, UPPER8, 112)
+
+
+# ------------------------------------------------------------------------------------------------ paper B
+
+def test_paper_b_has_ten_by_ten_windows():
+    grid = paper_b_grid()
+    assert (grid.window, grid.stride, grid.side) == (30, 10, 10)
+    assert JointWindows(H36M17, grid).outputs == 1700
+    assert (paper_b_grid(64).window, paper_b_grid(64).stride, paper_b_grid(64).side) == (17, 6, 9)
+    assert build_codecs(("joints",), H36M17, 112)["joints"].grid == grid
+    assert build_codecs(("joints",), H36M17, 112, grid=WindowGrid(112, 10, 10))["joints"].grid.side == 12   # the text's
+
+
+def test_the_3d_target_goes_there_and_back():
+    codec = ParentRelative(H36M17, 64)
+    poses = torch.randn(5, 17, 3) * 300 + torch.tensor([0, 0, 4000.0])
+    target, mask = codec.encode(poses, torch.full((5, 17), VISIBLE))
+    assert target.shape == mask.shape == (5, 51) and codec.outputs == 51
+    torch.testing.assert_close(codec.decode(target), poses - poses[:, :1], atol=1e-3, rtol=0)
+    wrist, elbow = H36M17.index("left_wrist"), H36M17.index("left_elbow")
+    torch.testing.assert_close(target.reshape(5, 17, 3)[:, wrist], (poses[:, wrist] - poses[:, elbow]) / 1200)
+    assert mask.reshape(5, 17, 3)[:, H36M17.root].sum() == 0 and mask.sum() == 5 * 16 * 3
+    assert codec.loss(target, target, mask) == 0
+    assert codec.loss(target + 0.5, target, mask).item() == pytest.approx(0.25)
+
+
+def test_an_absent_joint_takes_its_children_s_offsets_along():
+    codec = ParentRelative(H36M17, 64)
+    state = torch.full((1, 17), VISIBLE)
+    state[0, H36M17.index("left_elbow")] = ABSENT
+    poses = torch.randn(1, 17, 3)
+    poses[0, H36M17.index("left_elbow")] = 1e6                                    # must not matter
+    target, mask = codec.encode(poses, state)
+    uncounted = {H36M17.joints[j] for j in range(17) if mask.reshape(17, 3)[j, 0] == 0}
+    assert uncounted == {"pelvis", "left_elbow", "left_wrist"}
+    assert target.abs().max() < 1
+
+
+def test_joints_are_detected_where_they_are_projected():
+    """Paper B's label is made from the projection: the people's 2D joints are the projection of their 3D joints."""
+    data = load_people("validation", limit=20)
+    seen = geometry.project(data.joints3d, geometry.crop_camera(data.camera, geometry.invert(data.to_source)))
+    known = data.state != ABSENT
+    assert np.abs(seen - data.joints)[known].max() < 0.05
+    codec = build_codecs(("joints",), H36M17, 80)["joints"]
+    state = torch.from_numpy(data.state)
+    ours, theirs = (codec.encode(torch.from_numpy(np.where(known[..., None], joints, 0).astype(np.float32)), state)[0]
+                    for joints in (seen, data.joints))
+    assert (ours != theirs).float().mean() < 1e-3

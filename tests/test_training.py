@@ -12,13 +12,13 @@ import pytest
 import torch
 from samples import CODECS, painted, people, pose, tiny
 
-from posebook import floors, geometry, results, training
-from posebook.augment import NONE, Augmentation
-from posebook.datasets import crop_poses, join
+from posebook import floors, geometry, metrics, results, training
+from posebook.augment import NONE, Augmentation, augment
+from posebook.datasets import crop_poses, join, load_people
 from posebook.datasets.base import NOWHERE
-from posebook.networks import Config, Head, PoseNetwork
+from posebook.networks import Config, Head, PoseNetwork, build_network
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED
-from posebook.targets import Coordinates, JointWindows, PartWindows, WindowGrid
+from posebook.targets import Coordinates, JointWindows, PartWindows, WindowGrid, build_codecs
 from posebook.training import CHECKPOINT, TrainConfig, predict, predict_pose, rate_factor, spread, train
 
 TRAIN, VALIDATION = people(24), people(8, seed=1, split="validation")
@@ -577,3 +577,36 @@ def test_histories_of_several_tasks_hold_their_gradients():
     run = train_three()
     assert all(set(row["gradients"]) == {"norm", "cosine"} for row in run.history)
     assert all(-1 <= c <= 1 for row in run.history for c in row["gradients"]["cosine"].values())
+
+
+# ------------------------------------------------------------------------------------------------ 3D
+
+def test_3d_joint_and_detection_train_together_and_resume():
+    data = load_people("train", limit=16)
+    codecs = build_codecs(("pose3d", "joints"), data.skeleton, 64)
+    config = TrainConfig(epochs=2, batch=8, device="cpu", amp=False)
+
+    def net():
+        return build_network("small-b", {name: codec.outputs for name, codec in codecs.items()}, 0, (4, 4, 4))
+
+    run = training.train(net(), codecs, data, data, config, progress=False)
+    row = run.history[-1]
+    assert set(row["train_losses"]) == {"pose3d", "joints"} and 50 < row["validation_mpjpe"] < 2000
+    poses = training.predict3d(run.network, codecs["pose3d"], data, "cpu")
+    assert poses.shape == (16, 17, 3) and np.abs(poses[:, 0]).max() == 0
+    assert row["validation_mpjpe"] == pytest.approx(metrics.mpjpe(poses, data.joints3d, data.state, 0).mean, rel=1e-4)
+    with pytest.raises(ValueError, match="needs joints in 3D, which people does not have"):
+        training.train(net(), codecs, replace(data, joints3d=None), data, config, progress=False)
+
+
+def test_a_batch_turns_and_mirrors_3d_with_the_picture():
+    """Decoded and projected, the augmented 3D pose is the augmented 2D pose, up to a shift and a size."""
+    data = load_people("train", limit=24)
+    batch = [torch.from_numpy(a) for a in (data.images, data.joints, data.state)]
+    config = Augmentation(angle=40, mirror=0.5, scale=1.3, shift=0.1)
+    _, joints, state, joints3d = augment(*batch, data.skeleton, config, 64, torch.Generator().manual_seed(1),
+                                         joints3d=torch.from_numpy(data.joints3d))
+    seen = joints3d[..., :2] / joints3d[..., 2:]
+    for k in np.flatnonzero(data.complete()):
+        ours, theirs = (p[k] - p[k].mean(dim=0) for p in (seen, joints))
+        assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.9999
