@@ -2,14 +2,15 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import structure, window_grid
+from posebook.interactive import skeletons, structure, window_grid
 from posebook.pictorial import learn_springs
-from posebook.skeleton import LSP14, UPPER8, Limb, Skeleton
+from posebook.skeleton import H36M17, LSP14, UPPER8, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
 
 POSE = pose(LSP14, (32, 34), 26)
@@ -61,3 +62,20 @@ def test_the_tree_figure_carries_springs_with_parents_first():
                   learn_springs(np.stack([POSE, POSE + 1]), np.full((2, 14), 2), LSP14)):
         with pytest.raises(ValueError, match="colours for four joints, and springs with one component"):
             structure(large, [])
+
+
+def test_the_3d_figure_carries_pictures_and_poses_and_loads_the_book_s_own_library():
+    poses = np.random.default_rng(0).normal(0, 300, (2, 17, 3))
+    images = np.zeros((2, 3, 16, 16), np.uint8)
+    text = skeletons(images, poses, {"regression": poses + 7}, H36M17, ["one", "two"])
+    assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1
+    data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
+    assert len(data["bones"]) == 16 and [8, 11, "left"] in data["bones"]
+    assert data["people"][1]["image"].startswith("data:image/jpeg;base64,")
+    np.testing.assert_allclose(data["people"][0]["poses"]["regression"], poses[0] + 7, atol=0.5)
+    library = Path(__file__).parents[1] / "assets" / "vendor" / "plotly-gl3d.min.js"
+    assert library.is_file() and f"_static/vendor/{library.name}" in text
+    for change in ({"poses": {}}, {"names": ["one"]}, {"truth": poses[:, :14]}, {"poses": {"bad": poses * np.nan}}):
+        with pytest.raises(ValueError, match="figure needs people|must be .* finite numbers"):
+            skeletons(**{"images": images, "truth": poses, "poses": {"a": poses}, "skeleton": H36M17,
+                         "names": ["one", "two"], **change})

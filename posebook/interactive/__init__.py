@@ -4,6 +4,8 @@ the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import uuid
 from collections.abc import Sequence
@@ -73,6 +75,42 @@ def structure(springs: Springs, peaks: Sequence[tuple[str, float, float, float]]
         "offsets": [springs.offset[j, 0].tolist() for j in order],
         "variances": [(springs.variance[j, 0] / springs.stiffness[j]).tolist() for j in order],
         "peaks": [{"joint": names.index(name), "x": x, "y": y, "height": height} for name, x, y, height in peaks]})
+
+
+def skeletons(images: np.ndarray, truth: np.ndarray, poses: dict[str, np.ndarray], skeleton: Skeleton,
+              names: Sequence[str]) -> str:
+    """HTML with pictures, true and predicted 3D poses side by side, that can be turned by mouse, touch and keyboard.
+
+    Plotly draws it (a copy of its 3D part lies in `assets/vendor`, and the built book loads it from there).
+
+    Args:
+        images: (N, 3, S, S) uint8; truth: (N, J, 3) root-relative millimetres in camera coordinates; poses: predictor's
+            name -> (N, J, 3), the same; names: what each person's button says.
+
+    Raises:
+        ValueError: if shapes do not fit or there is nothing to show.
+    """
+    shape = (len(images), len(skeleton), 3)
+    if not len(images) or not poses or len(names) != len(images):
+        raise ValueError("the figure needs people, a name for each, and the poses of one predictor at least")
+    for name, pose in {"truth": truth, **poses}.items():
+        if np.shape(pose) != shape or not np.isfinite(pose).all():
+            raise ValueError(f"the poses of {name} must be {shape} finite numbers, not {np.shape(pose)}")
+    return _filled("skeletons.html", {
+        "joints": [joint.replace("_", " ") for joint in skeleton.joints],
+        "bones": [[int(skeleton.parents[j]), j, skeleton.side(joint)] for j, joint in enumerate(skeleton.joints)
+                  if j != skeleton.root],
+        "people": [{"name": names[n], "image": _jpeg(images[n]), "truth": np.rint(truth[n]).astype(int).tolist(),
+                    "poses": {name: np.rint(pose[n]).astype(int).tolist() for name, pose in poses.items()}}
+                   for n in range(len(images))]})
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """(3, S, S) uint8 as an address that holds the picture itself."""
+    from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _filled(name: str, data: dict) -> str:
