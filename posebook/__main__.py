@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
     except BrokenPipeError:          # whoever read the output has gone, as in `... | head`: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
         print(f"posebook: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1, no mean image")
     train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
     train.add_argument("--limit", type=int, help="use only so many training images")
+    train.add_argument("--actions", nargs="+", help="of human36m: read only these, as paper B's one network an action")
+    train.add_argument("--step", type=int, help="of human36m: read every n-th frame (default 64)")
     train.add_argument("--share", type=float, default=1.0,
                        help="use only this share of the training images, drawn with the seed (default 1)")
     train.add_argument("--freeze-trunk", action="store_true", help="leave the trunk as it is, train the heads alone")
@@ -137,7 +139,8 @@ def _command(commands, name: str, function, text: str) -> argparse.ArgumentParse
 
 
 def _data_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    parser.add_argument("--dataset", choices=["people", "lspet", "people+lspet"], default=None if default else "people",
+    parser.add_argument("--dataset", choices=["people", "lspet", "people+lspet", "human36m"],
+                        default=None if default else "people",
                         help=f"default {default or 'people, which comes with the book'}")
     parser.add_argument("--data", type=Path, help="folder of the data set (of lspet for people+lspet)")
 
@@ -163,9 +166,19 @@ def _place(text: str) -> tuple[str, Path | None]:
     return name, Path(folder) if folder else None
 
 
-def _elsewhere(name: str, folder: Path | None, sizes: dict[str, int], skeleton: Skeleton) -> PoseDataset:
+def _reading(options: argparse.Namespace, dataset: str) -> dict:
+    """What is given about reading human36m; other data sets are read whole."""
+    given = {name: getattr(options, name) for name in ("actions", "step") if getattr(options, name) is not None}
+    if given and options.dataset != "human36m":
+        raise ValueError(f"--{next(iter(given))} is for human36m, not for {options.dataset}")
+    return given if dataset == "human36m" else {}
+
+
+def _elsewhere(name: str, folder: Path | None, options: argparse.Namespace, sizes: dict[str, int],
+               skeleton: Skeleton) -> PoseDataset:
     dataset, _, split = name.partition(":")
-    return load(dataset, split or "validation", folder, **sizes).as_skeleton(skeleton)
+    reading = _reading(options, dataset)
+    return load(dataset, split or "validation", folder, **sizes, **reading).as_skeleton(skeleton)
 
 
 def _box(text: str) -> np.ndarray:
@@ -218,14 +231,16 @@ def _train(options: argparse.Namespace) -> None:
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
     sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
-    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes).as_skeleton(skeleton)
+    reading = _reading(options, options.dataset)
+    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
+    train_set = train_set.as_skeleton(skeleton)
     train_set = _share(train_set, options.share, options.seed)
-    validation = load(options.dataset, "validation", options.data, **sizes).as_skeleton(skeleton)
+    validation = load(options.dataset, "validation", options.data, **sizes, **reading).as_skeleton(skeleton)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")
     if len({name for name, _ in options.also}) < len(options.also):
         raise ValueError("--also names a data set twice; name each once")
-    elsewhere = {name: _elsewhere(name, folder, sizes, skeleton) for name, folder in options.also}
+    elsewhere = {name: _elsewhere(name, folder, options, sizes, skeleton) for name, folder in options.also}
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
     learned = train_set
@@ -245,7 +260,7 @@ def _train(options: argparse.Namespace) -> None:
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
     record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
               "dataset": options.dataset, "skeleton": skeleton.name, "share": options.share, "limit": options.limit,
-              "pretrain": pretrain, "pretraining": pretraining,
+              "pretrain": pretrain, "pretraining": pretraining, "reading": reading,
               "training_images": len(train_set), "person_free": options.person_free,
               "skipped": train_set.skipped, "network": asdict(network.config),
               "parameters": networks.count_parameters(network), "config": asdict(config),

@@ -291,3 +291,10 @@ def test_lifting_writes_a_record_with_its_floors(desk, capsys):
     record = results.read_record(desk / "lift.json")
     assert set(record["scores3d"]) == {"lifting_from_true_2d", "mean_pose", "nearest_neighbour_2d"}
     assert "lifting from true 2d" in out and "walking" in out
+
+
+def test_actions_are_for_human36m_which_the_reader_brings(desk, capsys):
+    assert "--actions is for human36m, not for people" in failed(capsys, "train", "--actions", "Walking")
+    assert "human36m is not part of this book" in failed(capsys, "train", "--dataset", "human36m", "--tasks", "pose3d")
+    assert "there is no" in failed(capsys, "train", "--dataset", "human36m", "--data", "nowhere", "--tasks", "pose3d",
+                                   "--actions", "Walking")

@@ -1,17 +1,19 @@
-"""Data sets, all as one `PoseDataset`: `people` (embedded), `lspet` (downloaded or brought by the reader)."""
+"""Data sets, all as one `PoseDataset`: `people` (embedded), `lspet` (downloaded or brought by the reader), `human36m`
+(brought by a reader who holds its licence)."""
 
 from posebook.datasets.base import PoseDataset, crop_image, crop_poses, join
+from posebook.datasets.human36m import load_human36m
 from posebook.datasets.lspet import download_lspet, load_lspet
 from posebook.datasets.people import load_people, load_person_free
 from posebook.skeleton import LSP14
 
-__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_lspet",
-           "load_people", "load_person_free"]
+__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_human36m",
+           "load_lspet", "load_people", "load_person_free"]
 
 
 def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
-    """Load a data set by name: `people` (folder optional), `lspet` (folder needed), or `people+lspet`, the embedded
-    people and lspet (whose folder it is) joined, labelled with LSP14.
+    """Load a data set by name: `people` (folder optional), `lspet` or `human36m` (folder needed), or `people+lspet`,
+    the embedded people and lspet (whose folder it is) joined, labelled with LSP14.
 
     Raises:
         ValueError: for an unknown name or split; OSError: where files are missing or damaged.
@@ -25,7 +27,12 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
             raise ValueError("lspet is not part of this book: name its folder (--data DIR), or fetch it with "
                              "`python -m posebook download lspet --data DIR`")
         return load_lspet(folder, split, **options)
+    if name == "human36m":
+        if folder is None:
+            raise ValueError("human36m is not part of this book and may not be passed on: name the folder of your own "
+                             "copy (--data DIR); the appendix says how to get one")
+        return load_human36m(folder, split, **options)
     if name == "people+lspet":
         return join([load("people", split, None, **options).as_skeleton(LSP14),
                      load("lspet", split, folder, **options).as_skeleton(LSP14)])
-    raise ValueError(f"there is no data set {name!r}; known are people, lspet and people+lspet")
+    raise ValueError(f"there is no data set {name!r}; known are people, lspet, people+lspet and human36m")
