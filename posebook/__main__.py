@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from posebook import augment, families, floors, lifting, networks, results, sweep, training
-from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free
+from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import SKELETONS, Skeleton
@@ -118,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
     download = _command(commands, "download", _download, "fetch a public data set, verified")
     download.add_argument("dataset", choices=["lspet"])
     download.add_argument("--data", required=True, type=Path, help="folder to put it in")
+
+    pack = _command(commands, "pack", _pack, "put people's crops into files for sets larger than memory")
+    pack.add_argument("--data", type=Path, help="folder of the Parquet files (default: the people of the book)")
+    pack.add_argument("--split", nargs="+", default=["train", "validation", "test"])
+    pack.add_argument("--size", choices=list(networks.SIZES), default="small", help="of the network it is for")
+    pack.add_argument("--out", type=Path, required=True, help="folder; then train with --data FOLDER")
 
     synthesize = _command(commands, "synthesize", _synthesize, "render people (needs the extra `synthesis`)")
     synthesize.add_argument("--assets", required=True, type=Path, help="folder with makehuman, motion, environments")
@@ -475,6 +481,13 @@ def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: 
 
 def _download(options: argparse.Namespace) -> None:
     download_lspet(options.data)
+
+
+def _pack(options: argparse.Namespace) -> None:
+    crop = networks.SIZES[options.size]
+    for split in options.split:
+        count = pack_people(split, options.data, options.out, size=crop * STORED // CROP, crop=crop)
+        print(f"{options.out / split}: {count} crops")
 
 
 def _synthesize(options: argparse.Namespace) -> None:

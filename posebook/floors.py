@@ -81,5 +81,5 @@ def predict_nearest3d(training: PoseDataset, data: PoseDataset) -> np.ndarray:
 
 def _thumbnails(data: PoseDataset, crop: int, side: int) -> torch.Tensor:
     """(N, 3, side, side) float32 in 0..1, made in blocks so that memory stays small."""
-    return torch.cat([F.adaptive_avg_pool2d(centre(block, crop), side)
-                      for block in torch.from_numpy(data.images).split(512)])
+    return torch.cat([F.adaptive_avg_pool2d(centre(torch.from_numpy(data.images[begin:begin + 512]), crop), side)
+                      for begin in range(0, len(data), 512)])

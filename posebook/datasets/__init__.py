@@ -1,25 +1,35 @@
 """Data sets, all as one `PoseDataset`: `people` (embedded), `lspet` (downloaded or brought by the reader), `human36m`
 (brought by a reader who holds its licence)."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
 from posebook.datasets.base import PoseDataset, crop_image, crop_poses, join
 from posebook.datasets.human36m import load_human36m
 from posebook.datasets.lspet import download_lspet, load_lspet
-from posebook.datasets.people import load_people, load_person_free
+from posebook.datasets.packed import open_packed, pack
+from posebook.datasets.people import find_shards, load_people, load_person_free
 from posebook.skeleton import LSP14
 
 __all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_human36m",
-           "load_lspet", "load_people", "load_person_free"]
+           "load_lspet", "load_people", "load_person_free", "open_packed", "pack", "pack_people"]
 
 
 def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
     """Load a data set by name: `people` (folder optional), `lspet` or `human36m` (folder needed), or `people+lspet`,
-    the embedded people and lspet (whose folder it is) joined, labelled with LSP14.
+    the embedded people and lspet (whose folder it is) joined, labelled with LSP14. A packed set (`pack`) in
+    folder/split is opened instead; its crops were cut when it was packed.
 
     Raises:
         ValueError: for an unknown name or split; OSError: where files are missing or damaged.
     """
     if options.get("limit") is not None and options["limit"] < 1:
         raise ValueError(f"limit must be at least 1, not {options['limit']}; leave it out for the whole split")
+    if folder is not None and (Path(folder) / split / "about.json").is_file():
+        return _open(Path(folder) / split, name, **options)
     if name == "people":
         return load_people(split, folder, **options)
     if name == "lspet":
@@ -36,3 +46,24 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
         return join([load("people", split, None, **options).as_skeleton(LSP14),
                      load("lspet", split, folder, **options).as_skeleton(LSP14)])
     raise ValueError(f"there is no data set {name!r}; known are people, lspet, people+lspet and human36m")
+
+
+def _open(folder: Path, name: str, size: int | None = None, limit: int | None = None, **_) -> PoseDataset:
+    data = open_packed(folder)
+    if data.name != name or (size is not None and data.images.shape[-1] != size):
+        raise ValueError(f"{folder} holds {data.name} in crops of {data.images.shape[-1]} px, not {name} in {size} px; "
+                         "pack it again")
+    return data if limit is None else data.subset(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))
+
+
+def pack_people(split: str, folder: str | Path | None, out: str | Path, **options) -> int:
+    """Pack a split of people, file by file, into `out`/`split`, from where `load("people", split, out)` reads it.
+
+    Args:
+        folder: with the Parquet files, default the embedded ones; options: of `load_people`.
+
+    Returns:
+        How many images there are.
+    """
+    return pack((load_people(split, folder, files=[path], **options) for path in find_shards(split, folder)),
+                Path(out) / split)

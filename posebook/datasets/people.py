@@ -93,7 +93,7 @@ def find_shards(split: str, folder: str | Path | None = None) -> list[Path]:
 
 def load_people(split: str, folder: str | Path | None = None, size: int = STORED, crop: int = CROP,
                 limit: int | None = None, skeleton: Skeleton = H36M17, region: str = "full", parts: bool = False,
-                damaged: str = "refuse") -> PoseDataset:
+                damaged: str = "refuse", files: Sequence[Path] | None = None) -> PoseDataset:
     """Read one split of people and crop every person.
 
     Joints outside the picture are ABSENT (their place in 3D is kept). The crop is made around those inside.
@@ -108,6 +108,7 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
             whom fewer than `LEAST` such joints are in the picture are skipped.
         parts: whether to read the part labels too.
         damaged: 'refuse' damaged files, or 'skip' them, counted in `skipped`.
+        files: only these of the split's files (`find_shards`), for sets that are read part by part.
 
     Raises:
         FileNotFoundError, OSError: missing or damaged file, naming it, or all of them damaged; ValueError: unknown
@@ -116,7 +117,7 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
     if region not in REGIONS or damaged not in ("refuse", "skip"):
         raise ValueError(f"region must be one of {', '.join(REGIONS)} and damaged 'refuse' or 'skip', not {region!r} "
                          f"and {damaged!r}")
-    rows, skipped = _read(find_shards(split, folder), damaged)
+    rows, skipped = _read(list(files or find_shards(split, folder)), damaged)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}; leave it out for the whole split")
     total = len(rows["image"])
