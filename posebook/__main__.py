@@ -218,73 +218,35 @@ def _config(options: argparse.Namespace, tasks: Sequence[str]) -> training.Train
 
 
 def _train(options: argparse.Namespace) -> None:
-    tasks = [task for task in TASKS if task in options.tasks]
+    tasks, pretrain = ([task for task in TASKS if task in given] for given in (options.tasks, options.pretrain))
     out = options.out or Path("runs") / f"{'+'.join(tasks)}-{options.dataset}-{options.seed}"
     config = _config(options, tasks)
     skeleton = SKELETONS[options.skeleton or ("H36M17" if "pose3d" in tasks else "LSP14")]
     codecs, network = _build(options, tuple(tasks), skeleton)
-    first = replace(_config(options, options.pretrain), epochs=options.pretrain_epochs or config.epochs,
-                    freeze_trunk=False)
     if not 0 < options.share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
-    pretrain = [task for task in TASKS if task in options.pretrain]
+    asked = {"dataset": options.dataset, "skeleton": skeleton.name, "tasks": tasks, "pretrain": pretrain,
+             "without_parts": options.without_parts, "share": options.share, "limit": options.limit,
+             "person_free": options.person_free, "reading": _reading(options, options.dataset),
+             "network": asdict(network.config), "config": asdict(config)}
     if (out / "record.json").exists():
-        _check_finished(out, {"dataset": options.dataset, "config": asdict(config), "network": asdict(network.config),
-                              "without_parts": options.without_parts, "share": options.share,
-                              "skeleton": skeleton.name, "pretrain": pretrain, "person_free": options.person_free,
-                              "limit": options.limit},
-                        {name for name, _ in options.also})
+        _check_finished(out, asked, {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
         return
-    sizes = {"crop": network.config.crop, "size": network.config.crop * STORED // CROP}
-    reading = _reading(options, options.dataset)
-    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
-    train_set = train_set.as_skeleton(skeleton)
-    train_set = _share(train_set, options.share, options.seed)
-    validation = load(options.dataset, "validation", options.data, **sizes, **reading).as_skeleton(skeleton)
-    for reason, count in train_set.skipped.items():
-        print(f"skipped in {options.dataset} train: {count} {reason}")
-    if len({name for name, _ in options.also}) < len(options.also):
-        raise ValueError("--also names a data set twice; name each once")
-    elsewhere = {name: _elsewhere(name, folder, options, sizes, skeleton) for name, folder in options.also}
+    train_set, learned, validation, elsewhere = _sets(options, network.config.crop, skeleton)
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
-    learned = train_set
-    if options.person_free:
-        free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=skeleton)
-        if len(free) < options.person_free:
-            raise ValueError(f"the book's people leave room for {len(free)} crops without a person, not for "
-                             f"{options.person_free}")
-        learned = join([train_set, free])
-    pretraining = None
-    if options.pretrain:
-        pretraining = _pretrain(options, network, skeleton, learned, validation, first, out / "pretraining")
+    pretraining = _pretrain(options, network, skeleton, learned, validation, out) if pretrain else None
     run = training.train(network, codecs, learned, validation, config, out)
     about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": skeleton.name,
-             "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(), "stored": sizes["size"]}
+             "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(),
+             "stored": train_set.images.shape[-1]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
-    record = {"name": out.name, "tasks": tasks, "without_parts": options.without_parts,
-              "dataset": options.dataset, "skeleton": skeleton.name, "share": options.share, "limit": options.limit,
-              "pretrain": pretrain, "pretraining": pretraining, "reading": reading,
-              "training_images": len(train_set), "person_free": options.person_free,
-              "skipped": train_set.skipped, "network": asdict(network.config),
-              "parameters": networks.count_parameters(network), "config": asdict(config),
+    record = {"name": out.name, **asked, "pretraining": pretraining, "training_images": len(train_set),
+              "skipped": train_set.skipped, "parameters": networks.count_parameters(network),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
-              "history": run.history,
-              "on_training_images": training.validate(network, codecs, _spread_out(train_set, 1000), config),
-              "mean_pose_losses": {} if not {"regression", "pose3d"} & set(codecs) else {
-                  name: training.mean_pose_loss(train_set, codecs[tasks[0]], some) for name, some in
-                  (("training_images", _spread_out(train_set, 1000)), ("validation", validation))},
-              "scores": results.score_with_floors(network, codecs, train_set, validation),
-              "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
-                            for name, data in elsewhere.items()},
-              "scores3d": {} if "pose3d" not in codecs else {
-                  name: results.score3d(training.predict3d(network, codecs["pose3d"], data), data)
-                  for name, data in {"validation": validation, **elsewhere}.items()},
-              "detection": results.score_detection(network, codecs, validation),
-              "false_alarms": {} if not {"joints", "parts"} & set(tasks) else results.false_alarms(
-                  network, codecs, load_person_free("validation", size=sizes["size"], skeleton=skeleton)),
+              "history": run.history, **_measures(network, codecs, config, train_set, validation, elsewhere),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
@@ -293,6 +255,49 @@ def _train(options: argparse.Namespace) -> None:
         print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
     if record["scores3d"]:
         print(results.score3d_table({"network": record["scores3d"]["validation"]}, f"{options.dataset} validation"))
+
+
+def _sets(options: argparse.Namespace, crop: int,
+          skeleton: Skeleton) -> tuple[PoseDataset, PoseDataset, PoseDataset, dict[str, PoseDataset]]:
+    """The training set; the same with what is learned from beside it (crops without a person); the validation set; and
+    the further sets to be scored, by name."""
+    sizes = {"crop": crop, "size": crop * STORED // CROP}
+    reading = _reading(options, options.dataset)
+    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
+    train_set = _share(train_set.as_skeleton(skeleton), options.share, options.seed)
+    validation = load(options.dataset, "validation", options.data, **sizes, **reading).as_skeleton(skeleton)
+    for reason, count in train_set.skipped.items():
+        print(f"skipped in {options.dataset} train: {count} {reason}")
+    if len({name for name, _ in options.also}) < len(options.also):
+        raise ValueError("--also names a data set twice; name each once")
+    elsewhere = {name: _elsewhere(name, folder, options, sizes, skeleton) for name, folder in options.also}
+    if not options.person_free:
+        return train_set, train_set, validation, elsewhere
+    free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=skeleton)
+    if len(free) < options.person_free:
+        raise ValueError(f"the book's people leave room for {len(free)} crops without a person, not for "
+                         f"{options.person_free}")
+    return train_set, join([train_set, free]), validation, elsewhere
+
+
+def _measures(network: networks.PoseNetwork, codecs: dict[str, Codec], config: training.TrainConfig,
+              train_set: PoseDataset, validation: PoseDataset, elsewhere: dict[str, PoseDataset]) -> dict:
+    """All that a record says about a trained network."""
+    some = _spread_out(train_set, 1000)
+    poses = [codec for task, codec in codecs.items() if task in ("regression", "pose3d")]
+    free = load_person_free("validation", size=train_set.images.shape[-1], skeleton=train_set.skeleton) \
+        if {"joints", "parts"} & set(codecs) else None
+    return {
+        "on_training_images": training.validate(network, codecs, some, config),
+        "mean_pose_losses": {name: training.mean_pose_loss(train_set, poses[0], data) for name, data in
+                             (("training_images", some), ("validation", validation))} if poses else {},
+        "scores": results.score_with_floors(network, codecs, train_set, validation),
+        "elsewhere": {name: results.score_with_floors(network, codecs, train_set, data)
+                      for name, data in elsewhere.items()},
+        "scores3d": {name: results.score3d(training.predict3d(network, codecs["pose3d"], data), data)
+                     for name, data in {"validation": validation, **elsewhere}.items()} if "pose3d" in codecs else {},
+        "detection": results.score_detection(network, codecs, validation),
+        "false_alarms": results.false_alarms(network, codecs, free) if free is not None else {}}
 
 
 def _build(options: argparse.Namespace, tasks: tuple[str, ...],
@@ -305,11 +310,13 @@ def _build(options: argparse.Namespace, tasks: tuple[str, ...],
 
 
 def _pretrain(options: argparse.Namespace, network: networks.PoseNetwork, skeleton: Skeleton, train_set: PoseDataset,
-              validation: PoseDataset, config: training.TrainConfig, folder: Path) -> dict:
+              validation: PoseDataset, out: Path) -> dict:
     """Train another network for the first tasks, hand its trunk to `network`, and say what was done."""
     tasks = tuple(task for task in TASKS if task in options.pretrain)
+    config = replace(_config(options, tasks), freeze_trunk=False)
+    config = replace(config, epochs=options.pretrain_epochs or config.epochs)
     codecs, other = _build(options, tasks, skeleton)
-    run = training.train(other, codecs, train_set, validation, config, folder)
+    run = training.train(other, codecs, train_set, validation, config, out / "pretraining")
     networks.take_trunk(network, other.cpu())
     return {"tasks": tasks, "config": asdict(config), "seconds": sum(row["seconds"] for row in run.history),
             "history": run.history, "detection": results.score_detection(other, codecs, validation)}
@@ -334,7 +341,7 @@ def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
         raise ValueError(f"{out} is finished, but was not scored on {', '.join(sorted(missing))}; choose another "
                          "folder with --out, or score it with `evaluate`")
     for name, value in results.plain(asked).items():
-        if record.get(name) != value:
+        if record.get(name, value) != value:                          # records of older versions say less
             raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
                              f"there: {record.get(name)}\nhere:  {value}")
 
