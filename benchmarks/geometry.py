@@ -1,13 +1,14 @@
 """A million poses through projection, Procrustes and MPJPE: seconds, one thread, and as a share of what it costs to
 multiply matrices of 1024 x 1024 (a unit that travels from machine to machine).
 
-    python benchmarks/geometry.py [--poses 1000000] [--out benchmarks/geometry.json]
+    python benchmarks/geometry.py [--poses 1000000] [--write]
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ BLOCK = 100_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--poses", type=int, default=1_000_000)
-    parser.add_argument("--out")
+    parser.add_argument("--write", action="store_true", help="store the numbers in benchmarks/geometry.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -45,8 +46,8 @@ def main() -> None:
               "matrix_product_seconds": unit, "environment": results.environment()}
     print(results.table([f"{options.poses:,} poses", "seconds", "matrix products"],
                         [[name, value, value / unit] for name, value in record["seconds"].items()]))
-    if options.out:
-        results.write_record(options.out, record)
+    if options.write:
+        results.write_record(Path(__file__).with_suffix(".json"), record)
 
 
 if __name__ == "__main__":
