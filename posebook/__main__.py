@@ -382,14 +382,19 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"nobody in {dataset} {options.split} is upright")
     codecs = build_codecs(tuple(network.heads), SKELETONS[about["skeleton"]], network.config.crop)
     predictions = {head: training.predict(network, codecs[head], data, head=head)
-                   for head in network.heads if head != "parts"}
+                   for head in network.heads if head in ("regression", "joints")}
     predictions = {**predictions,
                    "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
     for reason, count in data.skipped.items():
         print(f"skipped in {dataset} {options.split}: {count} {reason}")
     print(f"{weights}, trained on {about['dataset']}, seed {about['seed']}\n")
-    print(results.score_table({name: results.score(pose, data) for name, pose in predictions.items()},
-                      f"{dataset} {options.split}{' upright' if options.subset == 'upright' else ''}"))
+    title = f"{dataset} {options.split}{' upright' if options.subset == 'upright' else ''}"
+    print(results.score_table({name: results.score(pose, data) for name, pose in predictions.items()}, title))
+    if "pose3d" in network.heads:
+        if data.joints3d is None:
+            raise ValueError(f"{dataset} has no joints in 3D to score {weights} with; people has them")
+        table = results.score3d(training.predict3d(network, codecs["pose3d"], data), data)
+        print("\n" + results.score3d_table({"network": table}, title))
 
 
 def _families(options: argparse.Namespace) -> None:
@@ -451,6 +456,9 @@ def _last_run() -> Path:
 def _predict(options: argparse.Namespace) -> None:
     network, about = _load(options.weights or results.shipped_weights("lspet"))
     skeleton = SKELETONS[about["skeleton"]]
+    if "regression" not in network.heads:
+        raise ValueError(f"{options.weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
+                         "name a network that does")
     codec = Coordinates(len(skeleton), network.config.crop)
     for photo in options.photos:
         image = read_image(photo)

@@ -282,6 +282,10 @@ def test_pretraining_hands_its_trunk_on_and_a_second_call_finds_it_finished(desk
     for name in ("trunk.conv1.weight", "trunk.conv3.weight"):                              # frozen: as it was
         torch.testing.assert_close(last[name], first[name].half().float())
     assert "is finished" in run(capsys, *train)[1]
+    out = run(capsys, "evaluate", "--weights", "runs/pre/weights.safetensors")[1]
+    assert "MPJPE, mm" in out and "mean pose" in out
+    assert "does not regress joints in the picture, only pose3d" in failed(
+        capsys, "predict", "photo.jpg", "--weights", "runs/pre/weights.safetensors")
     assert "with another pretrain" in failed_lines(capsys, *train, "--pretrain", "joints", "parts")
 
 
