@@ -80,6 +80,7 @@ class PoseDataset:
     def subset(self, index: Sequence[int] | np.ndarray) -> PoseDataset:
         """The samples at `index` (integers or a boolean mask), in that order."""
         index = np.asarray(index)
+        index = index if len(index) else index.astype(int)                               # an empty list is of floats
         pick = {name: getattr(self, name)[index] for name in ("images", "joints", "state", "to_source", "ids")}
         for name in ("joints3d", "camera", "parts"):
             pick[name] = None if getattr(self, name) is None else getattr(self, name)[index]

@@ -1,0 +1,310 @@
+"""What a trained network has learned: what makes its maps respond, whether they are tuned to body parts, and which
+joints share weights in its last layer.
+
+Features (papers A and B): `best_places` finds where each map of a layer responds most in every image, `average_patches`
+cuts the pixels that it sees there, and `selectivity` asks how good a detector of each joint each map is. Weights (paper
+B): `weight_correlation` and `co_sparsity` of the last layer, `pose_correlation` of the poses themselves, and `mantel`,
+one number for how well two such matrices agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from posebook import metrics, networks, training
+from posebook.augment import centre
+from posebook.datasets import PoseDataset
+from posebook.networks import PoseNetwork
+from posebook.skeleton import ABSENT
+
+# ------------------------------------------------------------------------------------------------------- features
+
+
+def layer_names(network: PoseNetwork) -> tuple[str, ...]:
+    """The convolutions, lowest first."""
+    return tuple(name for name, module in network.trunk.named_children() if isinstance(module, nn.Conv2d))
+
+
+def find_layer(network: PoseNetwork, layer: str) -> networks.Layer:
+    """Size, receptive field and step of a convolution.
+
+    Raises:
+        ValueError: for a name that does not exist, listing those that do.
+    """
+    if layer not in layer_names(network):
+        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(layer_names(network))}")
+    return next(found for found in networks.layers(network.config) if found.name == layer)
+
+
+@torch.no_grad()
+def responses(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.Tensor:
+    """A convolution's maps (N, C, h, w), after its ReLU if it has one, for inputs (N, 3, crop, crop) in 0..1.
+
+    Raises:
+        ValueError: as `find_layer`.
+    """
+    find_layer(network, layer)
+    maps, passed = (images - network.mean_image) / network.spread, False
+    for name, module in network.trunk.named_children():
+        if passed and not isinstance(module, nn.ReLU):
+            break
+        maps = module(maps)
+        passed = passed or name == layer
+        if passed and isinstance(module, nn.ReLU):
+            break
+    return maps
+
+
+@dataclass(frozen=True)
+class BestPlaces:
+    """Where each map responds most in every image.
+
+    Attributes:
+        layer: size, receptive field R and step of the layer.
+        response: (N, C) float32, the largest response; place: (N, C, 2) int64, its row and column in the map.
+    """
+
+    layer: networks.Layer
+    response: np.ndarray
+    place: np.ndarray
+
+    @property
+    def corner(self) -> np.ndarray:
+        """(N, C, 2) int64: y and x of the first input pixel of the receptive field there; a map's cell (i, j) sees the
+        R x R pixels from (step i, step j) on."""
+        return self.place * self.layer.step
+
+    @property
+    def dead(self) -> np.ndarray:
+        """(C,) bool: maps whose largest response is the same in every image, such as those never active."""
+        return np.ptp(self.response, axis=0) == 0
+
+
+def best_places(network: PoseNetwork, layer: str, data: PoseDataset, batch: int = 256) -> BestPlaces:
+    """See `BestPlaces`. Streams over the central crops; `batch` images are in memory at a time.
+
+    Raises:
+        ValueError: for an unknown layer or an empty data set.
+    """
+    found, best, where = find_layer(network, layer), [], []
+    for _, maps in _streamed(network, layer, data, batch):
+        value, index = maps.flatten(2).max(dim=2)
+        best.append(value)
+        where.append(torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1))
+    return BestPlaces(found, torch.cat(best).numpy(), torch.cat(where).numpy())
+
+
+def _streamed(network: PoseNetwork, layer: str, data: PoseDataset, batch: int):
+    """(uint8 input pictures (N, 3, crop, crop), maps (N, C, h, w)) of one batch after the other."""
+    if not len(data):
+        raise ValueError(f"{data.name} {data.split} is empty: there is nothing to look at")
+    network = network.eval()
+    crop = network.config.crop
+    start = (data.images.shape[-1] - crop) // 2
+    for begin in range(0, len(data), batch):
+        stored = torch.from_numpy(data.images[begin:begin + batch])
+        pixels = stored[:, :, start:start + crop, start:start + crop]
+        inputs = centre(stored, crop).contiguous(memory_format=torch.channels_last)
+        yield pixels, responses(network, layer, inputs)
+
+
+def average_patches(network: PoseNetwork, layer: str, data: PoseDataset,
+                    batch: int = 256) -> tuple[np.ndarray, BestPlaces]:
+    """Papers A and B: in *every* image the receptive field of each map's largest response, averaged over images.
+
+    One pass; `batch` rules the memory.
+
+    Returns:
+        patches (C, 3, R, R) float32 in 0..255, and the places they were cut from. A receptive field that reaches past
+        the border, where pooling rounds up, is moved inside.
+
+    Raises:
+        ValueError: for an unknown layer or an empty data set.
+    """
+    found = find_layer(network, layer)
+    total, best, where = 0, [], []
+    for pixels, maps in _streamed(network, layer, data, batch):
+        value, index = maps.flatten(2).max(dim=2)
+        place = torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1)
+        best.append(value)
+        where.append(place)
+        total = total + _sum_patches(pixels, place * found.step, found.receptive_field)
+    places = BestPlaces(found, torch.cat(best).numpy(), torch.cat(where).numpy())
+    return (total / len(data)).numpy().astype(np.float32), places
+
+
+def _sum_patches(pixels: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:
+    """(C, 3, side, side) float64: sum over images (N, 3, H, W) of the patch at each map's corner (N, C, 2).
+
+    A few maps at a time: patches of all maps at once would not fit into a processor's cache."""
+    corner = corner.clamp(max=pixels.shape[-1] - side)
+    windows = pixels.unfold(2, side, 1).unfold(3, side, 1)             # a view: (N, 3, places, places, side, side)
+    n = torch.arange(len(pixels))
+    return torch.stack([windows[n, :, y, x].sum(dim=0, dtype=torch.int64).double()
+                        for y, x in corner.permute(1, 2, 0)])
+
+
+def top_patches(places: BestPlaces, data: PoseDataset, crop: int, count: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures that excite each map most.
+
+    Returns:
+        patches (C, count, 3, R, R) uint8, and the images' indices (C, count); strongest first.
+    """
+    side, start = places.layer.receptive_field, (data.images.shape[-1] - crop) // 2
+    order = np.argsort(-places.response, axis=0, kind="stable")[:count].T                     # (C, count)
+    corner = np.minimum(places.corner, crop - side) + start
+    patches = np.empty((*order.shape, 3, side, side), np.uint8)
+    for c, chosen in enumerate(order):
+        for k, n in enumerate(chosen):
+            y, x = corner[n, c]
+            patches[c, k] = data.images[n][:, y:y + side, x:x + side]
+    return patches, order
+
+
+def equalised(patches: np.ndarray) -> np.ndarray:
+    """Papers' picture of patches (..., 3, R, R): histogram-equalised per patch, then min-max scaled; float in 0..1."""
+    flat = patches.reshape(-1, patches[0].size if patches.ndim == 4 else int(np.prod(patches.shape[-3:])))
+    ranks = flat.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.float64)
+    levels = ranks / max(1, flat.shape[1] - 1)
+    return levels.reshape(patches.shape)
+
+
+def near(places: BestPlaces, joints: np.ndarray, state: np.ndarray, radius: float | None = None) -> np.ndarray:
+    """Which joint lies under each map's strongest response: (N, C) int64, J for none (background).
+
+    Args:
+        joints: (N, J, 2) in input pixels; state: (N, J); radius: pixels from the middle of the receptive field, default
+            a quarter of its side. Of several joints the nearest is taken.
+    """
+    radius = radius or places.layer.receptive_field / 4
+    middle = places.corner[..., ::-1] + (places.layer.receptive_field - 1) / 2                  # x, y
+    away = np.linalg.norm(middle[:, :, None] - joints[:, None], axis=-1)
+    away = np.where((state != ABSENT)[:, None], away, np.inf)
+    nearest = away.argmin(axis=2)
+    return np.where(away.min(axis=2) <= radius, nearest, joints.shape[1])
+
+
+def selectivity(network: PoseNetwork, layer: str, data: PoseDataset, radius: float | None = None,
+                labels_of: np.ndarray | None = None) -> np.ndarray:
+    """How good a detector of each joint each map is: average precision (C, J) over all places of all images.
+
+    A place counts as positive if the joint lies within `radius` pixels of the middle of what it sees (default a quarter
+    of the receptive field's side). Images in which the joint is absent are left out.
+
+    Args:
+        labels_of: (N,) the image whose labels are taken for each image; a permutation gives the control in which
+            labels are shuffled over images.
+
+    Raises:
+        ValueError: for an unknown layer or an empty data set.
+    """
+    found = find_layer(network, layer)
+    radius = radius or found.receptive_field / 4
+    maps = torch.cat([maps for _, maps in _streamed(network, layer, data, 256)]).numpy()
+    joints, state = (part.numpy() for part in training.central_labels(data, network.config.crop))
+    if labels_of is not None:
+        joints, state = joints[labels_of], state[labels_of]
+    n, channels, height, width = maps.shape
+    middle = np.arange(max(height, width)) * found.step + (found.receptive_field - 1) / 2
+    scores = np.full((channels, joints.shape[1]), np.nan)
+    for j in range(joints.shape[1]):
+        known = state[:, j] != ABSENT
+        dy = (middle[:height] - joints[known, j, 1, None]) ** 2
+        dx = (middle[:width] - joints[known, j, 0, None]) ** 2
+        positive = (dy[:, :, None] + dx[:, None, :] <= radius ** 2).ravel()
+        for c in range(channels):
+            scores[c, j] = metrics.average_precision(maps[known, c].ravel(), positive)
+    return scores
+
+
+# -------------------------------------------------------------------------------------------------------- weights
+
+
+def last_layer(network: PoseNetwork, head: str) -> np.ndarray:
+    """Weights (outputs, hidden) float64 of a head's last linear layer.
+
+    Raises:
+        ValueError: if there is no such head, or it has no linear layer.
+    """
+    if head not in network.heads:
+        raise ValueError(f"the network has no head {head!r}; it has {', '.join(network.heads)}")
+    linear = [module for module in network.heads[head] if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(f"the head {head} has no linear layer, so there are no last weights to look at")
+    return linear[-1].weight.detach().double().cpu().numpy()
+
+
+def by_coordinate(rows: np.ndarray, dimensions: int) -> np.ndarray:
+    """(J dimensions, K), coordinates of each joint in turn, to (dimensions, J, K)."""
+    return rows.reshape(-1, dimensions, rows.shape[1]).swapaxes(0, 1)
+
+
+def correlation(rows: np.ndarray) -> np.ndarray:
+    """Pearson correlation of all pairs of rows: (..., J, K) -> (..., J, J). NaN for rows that are constant."""
+    centred = rows - rows.mean(axis=-1, keepdims=True)
+    size = np.sqrt((centred ** 2).sum(axis=-1))
+    size = np.where(size > 1e-12 * np.abs(rows).max(axis=-1, initial=1e-300), size, np.nan)
+    return (centred @ centred.swapaxes(-1, -2)) / (size[..., :, None] * size[..., None, :])
+
+
+def weight_correlation(network: PoseNetwork, head: str, dimensions: int) -> np.ndarray:
+    """Paper B: correlation of the last layer's weights of all pairs of joints, for each coordinate: (D, J, J)."""
+    return correlation(by_coordinate(last_layer(network, head), dimensions))
+
+
+def pose_correlation(targets: np.ndarray, dimensions: int) -> np.ndarray:
+    """The same matrices from poses, as the network is taught them: targets (N, J D) -> (D, J, J). The root, which never
+    moves, has NaN."""
+    return correlation(by_coordinate(np.asarray(targets, np.float64).T, dimensions))
+
+
+def strongest(matrices: np.ndarray) -> np.ndarray:
+    """Of matrices (D, J, J) the entry with the largest magnitude, with its sign: (J, J). NaN where all are."""
+    filled = np.where(np.isnan(matrices), 0, matrices)
+    pick = np.abs(filled).argmax(axis=0)
+    chosen = np.take_along_axis(filled, pick[None], axis=0)[0]
+    return np.where(np.isnan(matrices).all(axis=0), np.nan, chosen)
+
+
+def co_sparsity(rows: np.ndarray, p: float = 0.2) -> np.ndarray:
+    """Paper B's co-sparsity of all pairs: -sum_k (|F_ik / s_i|^p + |F_jk / s_j|^p)^(1/p), (..., J, K) -> (..., J, J).
+
+    What s is was not found in the paper; here it is the row's standard deviation, so that only the shape of the weights
+    counts. Larger (nearer zero) is sparser. NaN for rows without variation.
+    """
+    spread = rows.std(axis=-1, keepdims=True)
+    powers = np.abs(rows / np.where(spread > 0, spread, np.nan)) ** p
+    pairs = powers[..., :, None, :] + powers[..., None, :, :]
+    return -(pairs ** (1 / p)).sum(axis=-1)
+
+
+def mantel(one: np.ndarray, other: np.ndarray, permutations: int = 2000, seed: int = 0) -> dict[str, float]:
+    """How well two symmetric matrices (J, J) agree: the Mantel test.
+
+    Returns:
+        "r": Pearson correlation of their entries above the diagonal, over pairs that both know; "p": the share of
+        renumberings of the joints of one matrix that reach at least this r (itself counted).
+
+    Raises:
+        ValueError: if shapes differ, or fewer than three joints are known in both.
+    """
+    if one.shape != other.shape or one.ndim != 2 or one.shape[0] != one.shape[1]:
+        raise ValueError(f"two square matrices of one size are needed, got {one.shape} and {other.shape}")
+    off = ~np.eye(len(one), dtype=bool)
+    unknown = np.where(off, np.isnan(one) | np.isnan(other), False)
+    known = np.flatnonzero(~(unknown | ~off).all(axis=1))
+    a, b = one[np.ix_(known, known)], other[np.ix_(known, known)]
+    upper = np.triu_indices(len(known), 1)
+    if len(known) < 3 or np.isnan(a[upper]).any() or np.isnan(b[upper]).any():
+        raise ValueError("the two matrices must know the same joints, at least three of them")
+
+    def agreement(order: np.ndarray) -> float:
+        return float(np.corrcoef(a[upper], b[np.ix_(order, order)][upper])[0, 1])
+
+    r, rng = agreement(np.arange(len(known))), np.random.default_rng(seed)
+    reached = sum(agreement(rng.permutation(len(known))) >= r - 1e-12 for _ in range(permutations))
+    return {"r": r, "p": (reached + 1) / (permutations + 1)}
