@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, families, floors, lifting, networks, results, sweep, training
+from posebook import augment, explain, families, floors, lifting, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--share", type=float, default=1.0,
                        help="use only this share of the training images, drawn with the seed (default 1)")
     train.add_argument("--freeze-trunk", action="store_true", help="leave the trunk as it is, train the heads alone")
+    train.add_argument("--shuffle-joints", action="store_true",
+                       help="a control: learn 3D poses of which each bone comes from another image")
     train.add_argument("--person-free", type=int, default=0, metavar="N",
                        help="add so many crops of the book's people that show nobody, for the detectors (default 0)")
     train.add_argument("--channels", nargs=3, type=int, metavar="MAPS", help="maps of the three convolutions of "
@@ -227,7 +229,8 @@ def _train(options: argparse.Namespace) -> None:
         raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
     asked = {"dataset": options.dataset, "skeleton": skeleton.name, "tasks": tasks, "pretrain": pretrain,
              "without_parts": options.without_parts, "share": options.share, "limit": options.limit,
-             "person_free": options.person_free, "reading": _reading(options, options.dataset),
+             "person_free": options.person_free, "shuffle_joints": options.shuffle_joints,
+             "reading": _reading(options, options.dataset),
              "network": asdict(network.config), "config": asdict(config)}
     if (out / "record.json").exists():
         _check_finished(out, asked, {name for name, _ in options.also})
@@ -265,6 +268,8 @@ def _sets(options: argparse.Namespace, crop: int,
     reading = _reading(options, options.dataset)
     train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
     train_set = _share(train_set.as_skeleton(skeleton), options.share, options.seed)
+    if options.shuffle_joints:
+        train_set = explain.shuffle_joints(train_set, options.seed)
     validation = load(options.dataset, "validation", options.data, **sizes, **reading).as_skeleton(skeleton)
     for reason, count in train_set.skipped.items():
         print(f"skipped in {options.dataset} train: {count} {reason}")

@@ -9,13 +9,13 @@ one number for how well two such matrices agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from posebook import metrics, networks, training
+from posebook import geometry, networks, training
 from posebook.augment import centre
 from posebook.datasets import PoseDataset
 from posebook.networks import PoseNetwork
@@ -208,20 +208,49 @@ def selectivity(network: PoseNetwork, layer: str, data: PoseDataset, radius: flo
     joints, state = (part.numpy() for part in training.central_labels(data, network.config.crop))
     if labels_of is not None:
         joints, state = joints[labels_of], state[labels_of]
-    n, channels, height, width = maps.shape
+    _, channels, height, width = maps.shape
     middle = np.arange(max(height, width)) * found.step + (found.receptive_field - 1) / 2
-    scores = np.full((channels, joints.shape[1]), np.nan)
-    for j in range(joints.shape[1]):
-        known = state[:, j] != ABSENT
-        dy = (middle[:height] - joints[known, j, 1, None]) ** 2
-        dx = (middle[:width] - joints[known, j, 0, None]) ** 2
-        positive = (dy[:, :, None] + dx[:, None, :] <= radius ** 2).ravel()
-        for c in range(channels):
-            scores[c, j] = metrics.average_precision(maps[known, c].ravel(), positive)
-    return scores
+    dy = (middle[:height] - joints[..., 1, None]) ** 2                                            # (N, J, h)
+    dx = (middle[:width] - joints[..., 0, None]) ** 2
+    positive = dy[..., :, None] + dx[..., None, :] <= radius ** 2                                 # (N, J, h, w)
+    counted = np.broadcast_to((state != ABSENT)[..., None, None], positive.shape)
+    positive = (positive & counted).swapaxes(0, 1).reshape(joints.shape[1], -1)
+    counted = counted.swapaxes(0, 1).reshape(joints.shape[1], -1)
+    return np.stack([_average_precisions(maps[:, c].ravel(), positive, counted) for c in range(channels)])
+
+
+def _average_precisions(score: np.ndarray, positive: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(J,) `metrics.average_precision` of one score (M,) for many labels (J, M), of which some do not count; the scores
+    are sorted once."""
+    order = np.argsort(-score, kind="stable")
+    last = np.searchsorted(-score[order], -score[order], side="right") - 1          # of those with the same score
+    found = np.full(len(positive), np.nan)
+    for j, (yes, known) in enumerate(zip(positive, counted, strict=True)):
+        hits, ranks = yes[order].cumsum(), known[order].cumsum()
+        if hits[-1]:
+            at = last[yes[order]]
+            found[j] = (hits[at] / ranks[at]).mean()
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- weights
+
+
+def shuffle_joints(data: PoseDataset, seed: int) -> PoseDataset:
+    """Bodies without correlations: each joint's 3D offset from its parent is taken from another image, drawn anew for
+    every joint. Pictures and 2D labels stay. A control: what a last layer learns from such poses is not the body.
+
+    Raises:
+        ValueError: if there are no joints in 3D.
+    """
+    if data.joints3d is None:
+        raise ValueError(f"{data.name} has no joints in 3D to shuffle")
+    rng = np.random.default_rng(seed)
+    offsets = geometry.to_parent_relative(data.joints3d, data.skeleton)
+    for j in range(len(data.skeleton)):
+        offsets[:, j] = offsets[rng.permutation(len(data)), j]
+    rebuilt = geometry.from_parent_relative(offsets, data.skeleton) + data.joints3d[:, [data.skeleton.root]]
+    return replace(data, joints3d=rebuilt.astype(np.float32))
 
 
 def last_layer(network: PoseNetwork, head: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from posebook import explain, networks, training
+from posebook import explain, geometry, metrics, networks, training
 from posebook.augment import centre
 from posebook.datasets import load_people
 from posebook.geometry import mirror3d, root_relative
@@ -198,3 +198,29 @@ def test_layers_are_found_in_every_size():
         network = build_network(size, {"regression": 4}, 0)
         fields = [explain.find_layer(network, name).receptive_field for name in explain.layer_names(network)]
         assert fields == [9, 19, 39]
+
+
+def test_shuffled_joints_keep_each_bone_s_own_distribution_and_no_other():
+    found = explain.shuffle_joints(DATA, 0)
+    ours, theirs = (geometry.to_parent_relative(d.joints3d, H36M17) for d in (found, DATA))
+    for j in range(len(H36M17)):
+        np.testing.assert_allclose(np.sort(ours[:, j], axis=0), np.sort(theirs[:, j], axis=0), atol=1e-2)
+    assert np.abs(ours - theirs).max() > 100 and np.array_equal(found.joints, DATA.joints)
+    left, right = H36M17.index("left_hip"), H36M17.index("right_hip")
+    assert abs(explain.pose_correlation(ours.reshape(-1, 51), 3)[0, left, right]) < 0.5
+    np.testing.assert_array_equal(explain.shuffle_joints(DATA, 0).joints3d, found.joints3d)
+    with pytest.raises(ValueError, match="no joints in 3D to shuffle"):
+        explain.shuffle_joints(replace(DATA, joints3d=None), 0)
+
+
+def test_selectivity_is_average_precision():
+    joints, state = (part.numpy() for part in training.central_labels(DATA, 64))
+    table = explain.selectivity(NETWORK, "conv3", DATA)
+    maps = explain.responses(NETWORK, "conv3", INPUTS).numpy()
+    middle = np.arange(maps.shape[2]) * 4 + 19
+    for c, j in ((0, 5), (9, 16)):
+        known = state[:, j] > 0
+        away = np.hypot(middle[None, :, None] - joints[known, j, 1][:, None, None],
+                        middle[None, None, :] - joints[known, j, 0][:, None, None])
+        expected = metrics.average_precision(maps[known, c].ravel(), (away <= 39 / 4).ravel())
+        assert table[c, j] == pytest.approx(expected, abs=1e-6)
