@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     families.add_argument("--split", default="validation", choices=["validation", "test"])
     families.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
+    explained = _command(commands, "explain", _explain, "what a network's maps and last weights have learned")
+    _data_options(explained, "as in the run's record")
+    explained.add_argument("--weights", type=Path, required=True, help="a network with the task pose3d or regression")
+    explained.add_argument("--split", default="validation", choices=["validation", "test"])
+    explained.add_argument("--out", type=Path, required=True, help="JSON file for the record")
+
     lift = _command(commands, "lift", _lift, "from true 2D joints to 3D, beside the floors")
     _data_options(lift)
     lift.add_argument("--split", default="validation", choices=["validation", "test"])
@@ -424,6 +430,33 @@ def _families(options: argparse.Namespace) -> None:
                     for way, springs in fitted.springs.items()},
         "environment": results.environment()})
     print(results.score_table(tables, f"{dataset} {options.split}"))
+
+
+def _explain(options: argparse.Namespace) -> None:
+    network, about = _load(options.weights)
+    dataset, skeleton = options.dataset or about["dataset"], SKELETONS[about["skeleton"]]
+    head = next((task for task in ("pose3d", "regression") if task in network.heads), None)
+    if head is None:
+        raise ValueError(f"{options.weights} regresses no pose; it has {', '.join(network.heads)}")
+    sizes = {"size": about["stored"], "crop": network.config.crop}
+    train_set, data = (load(dataset, split, options.data, **sizes).as_skeleton(skeleton)
+                       for split in ("train", options.split))
+    codec = build_codecs((head,), skeleton, network.config.crop)[head]
+    whole = train_set.subset(train_set.complete())
+    targets = training.encode_central(codec, whole)[0].numpy()
+    record = {"name": options.out.stem, "run": options.weights.parent.name, "tasks": about["tasks"], "head": head,
+              "dataset": dataset, "split": options.split, "images": len(data), "seed": about["seed"],
+              "weights": explain.weights_report(network, head, codec.outputs // len(skeleton), targets, about["seed"]),
+              "features": explain.features_report(network, data, about["seed"]),
+              "environment": results.environment()}
+    results.write_record(options.out, record)
+    rows = [[name, *(found["mantel"][key]["r"] for key in found["mantel"])]
+            for name, found in record["weights"].items() if name != "poses"]
+    print(results.table(["agreement with the poses (Mantel)", *record["weights"]["trained"]["mantel"]], rows))
+    kinds = [name for name in record["features"]["conv2"] if "trained" in name]
+    rows = [[layer, *(float(np.nanmedian(np.nanmax(found[name], axis=1))) for name in kinds)]
+            for layer, found in record["features"].items()]
+    print(results.table(["best joint of a map, AP (median)", *kinds], rows))
 
 
 def _lift(options: argparse.Namespace) -> None:

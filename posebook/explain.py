@@ -337,3 +337,49 @@ def mantel(one: np.ndarray, other: np.ndarray, permutations: int = 2000, seed: i
     r, rng = agreement(np.arange(len(known))), np.random.default_rng(seed)
     reached = sum(agreement(rng.permutation(len(known))) >= r - 1e-12 for _ in range(permutations))
     return {"r": r, "p": (reached + 1) / (permutations + 1)}
+
+
+# --------------------------------------------------------------------------------------------------------- records
+
+LAYERS = ("conv2", "conv3")
+
+
+def weights_report(network: PoseNetwork, head: str, dimensions: int, targets: np.ndarray, seed: int) -> dict:
+    """What the last layer knows, for a record: "correlation" and "co_sparsity" (D, J, J) of its weights, "mantel" with
+    the poses' own correlation for each coordinate and for the strongest of them, and the same of "untrained" weights.
+
+    Args:
+        targets: (N, J D) what the network was taught; seed: of the untrained network beside it.
+    """
+    torch.manual_seed(seed)
+    poses = pose_correlation(targets, dimensions)
+    found = {"poses": poses}
+    for name, net in (("trained", network), ("untrained", PoseNetwork(network.config))):
+        matrices = weight_correlation(net, head, dimensions)
+        pairs = [*zip("xyz", matrices, poses, strict=False), ("strongest", strongest(matrices), strongest(poses))]
+        found[name] = {"correlation": matrices, "mantel": {key: mantel(ours, body) for key, ours, body in pairs},
+                       "co_sparsity": co_sparsity(by_coordinate(last_layer(net, head), dimensions))}
+    return found
+
+
+def features_report(network: PoseNetwork, data: PoseDataset, seed: int) -> dict[str, dict]:
+    """How selective the maps are, for a record: layer -> average precision (C, J) of every map for every joint,
+    "trained" and "untrained", each also with labels "shuffled" over images; "dead" maps; and which joint lies "under"
+    each map's strongest response, as shares over images (C, J + 1), the last for the background."""
+    torch.manual_seed(seed)
+    other = PoseNetwork(network.config)
+    other.mean_image.copy_(network.mean_image)
+    other.spread.copy_(network.spread)
+    order = np.random.default_rng(seed).permutation(len(data))
+    joints, state = (part.numpy() for part in training.central_labels(data, network.config.crop))
+    found = {}
+    for layer in LAYERS:
+        places = best_places(network, layer, data)
+        under = near(places, joints, state)
+        found[layer] = {
+            "receptive_field": places.layer.receptive_field, "dead": np.flatnonzero(places.dead),
+            "under": np.stack([(under == j).mean(axis=0) for j in range(joints.shape[1] + 1)], axis=1),
+            **{name: selectivity(net, layer, data, labels_of=labels) for name, net, labels in (
+                ("trained", network, None), ("trained, shuffled", network, order),
+                ("untrained", other, None), ("untrained, shuffled", other, order))}}
+    return found

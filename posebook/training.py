@@ -383,6 +383,11 @@ def all_labels(data: PoseDataset, crop: int) -> tuple[torch.Tensor, ...]:
     return *central_labels(data, crop), *([] if data.joints3d is None else [torch.from_numpy(data.joints3d)])
 
 
+def encode_central(codec: Codec, data: PoseDataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Target and mask of the central crops of a data set."""
+    return _encode(codec, *all_labels(data, codec.size))
+
+
 def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
     """(1, 2, 3): stored-crop pixels to the pixels of the central crop."""
     start = (data.images.shape[-1] - crop) // 2
@@ -391,7 +396,7 @@ def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
 
 def mean_target(data: PoseDataset, codec: Coordinates | ParentRelative) -> torch.Tensor:
     """(outputs,) the mean training pose, encoded; absent joints do not count. The constant that loses least."""
-    target, mask = _encode(codec, *all_labels(data, codec.size))
+    target, mask = encode_central(codec, data)
     return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
 
 
@@ -399,7 +404,7 @@ def mean_pose_loss(train_set: PoseDataset, codec: Coordinates | ParentRelative, 
     """The regression's loss on the central crops of `data` if every answer is the mean pose of `train_set`: what a loss
     has to be compared with, since some data sets are harder than others."""
     answer = mean_target(train_set, codec).expand(len(data), -1)
-    return codec.loss(answer, *_encode(codec, *all_labels(data, codec.size))).item()
+    return codec.loss(answer, *encode_central(codec, data)).item()
 
 
 def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, *sets: PoseDataset) -> None:

@@ -302,3 +302,21 @@ def test_actions_are_for_human36m_which_the_reader_brings(desk, capsys):
     assert "human36m is not part of this book" in failed(capsys, "train", "--dataset", "human36m", "--tasks", "pose3d")
     assert "there is no" in failed(capsys, "train", "--dataset", "human36m", "--data", "nowhere", "--tasks", "pose3d",
                                    "--actions", "Walking")
+
+
+def test_explaining_a_network_writes_matrices_and_selectivity(desk, capsys):
+    train = ("train", "--tasks", "pose3d", "--epochs", 1, "--size", "small-b", "--channels", 2, 3, 4, "--limit", 40,
+             "--device", "cpu", "--out", "runs/few")
+    assert run(capsys, *train)[0] == 0
+    code, out, err = run(capsys, "explain", "--weights", "runs/few/weights.safetensors", "--out", "few.json")
+    assert code == 0, err
+    record = results.read_record(desk / "few.json")
+    assert np.shape(record["weights"]["trained"]["correlation"]) == (3, 17, 17) and "agreement with the poses" in out
+    assert set(record["weights"]["untrained"]["mantel"]) == {"x", "y", "z", "strongest"}
+    assert np.shape(record["features"]["conv3"]["trained, shuffled"]) == (4, 17)
+    assert np.shape(record["features"]["conv2"]["under"]) == (3, 18)
+    network = networks.build_network("small", {"joints": 14 * 64}, 0)
+    save_network("detector.safetensors", network, {"dataset": "people", "skeleton": "LSP14", "seed": 0, "stored": 80,
+                                                   "mean_pose": []})
+    assert "regresses no pose; it has joints" in failed(capsys, "explain", "--weights", "detector.safetensors", "--out",
+                                                        "x.json")
