@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import skeletons, structure, window_grid
+from posebook.interactive import pairs, skeletons, structure, window_grid
 from posebook.pictorial import learn_springs
 from posebook.skeleton import H36M17, LSP14, UPPER8, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
@@ -79,3 +79,20 @@ def test_the_3d_figure_carries_pictures_and_poses_and_loads_the_book_s_own_libra
         with pytest.raises(ValueError, match="figure needs people|must be .* finite numbers"):
             skeletons(**{"images": images, "truth": poses, "poses": {"a": poses}, "skeleton": H36M17,
                          "names": ["one", "two"], **change})
+
+
+def test_the_matrix_figure_knows_what_is_unknown():
+    rng = np.random.default_rng(0)
+    one, other = rng.uniform(-1, 1, (2, 17, 17))
+    one[0] = np.nan
+    body = rng.normal(size=(17, 2))
+    text = pairs({"weights": {"x": one, "y": other}, "poses": {"x": other, "y": one}}, body, H36M17,
+                 ("left_hip", "right_hip"))
+    data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
+    assert data["matrices"]["weights"]["x"][0][3] is None and data["chosen"] == [4, 1]
+    np.testing.assert_allclose(data["matrices"]["poses"]["x"], other, atol=1e-3)
+    for bad in ({"weights": {"x": one[:5]}}, {}, {"a": {"x": one}, "b": {"y": one}}):
+        with pytest.raises(ValueError, match="the figure needs matrices"):
+            pairs(bad, body, H36M17, ("left_hip", "right_hip"))
+    with pytest.raises(KeyError, match="has no joint"):
+        pairs({"weights": {"x": one}}, body, H36M17, ("left_hip", "tail"))

@@ -105,6 +105,33 @@ def skeletons(images: np.ndarray, truth: np.ndarray, poses: dict[str, np.ndarray
                    for n in range(len(images))]})
 
 
+def pairs(matrices: dict[str, dict[str, np.ndarray]], pose: np.ndarray, skeleton: Skeleton,
+          chosen: tuple[str, str]) -> str:
+    """HTML with matrices over pairs of joints, values from -1 to 1; the two joints of a cell light up on a body.
+
+    Mouse, touch and keyboard (arrow keys go from cell to cell).
+
+    Args:
+        matrices: what they are of -> coordinate -> (J, J), NaN where nothing is known; the first is shown first.
+        pose: (J, 2) the body that is drawn, x right and y down; chosen: the two joints to begin with, by name.
+
+    Raises:
+        ValueError: if a shape does not fit or there is no matrix; KeyError: for an unknown joint.
+    """
+    count = len(skeleton)
+    shapes = {np.shape(m) for each in matrices.values() for m in each.values()}
+    if shapes != {(count, count)} or np.shape(pose) != (count, 2) or len({tuple(m) for m in matrices.values()}) != 1:
+        raise ValueError(f"the figure needs matrices ({count}, {count}) of the same coordinates and a body "
+                         f"({count}, 2)")
+    low, high = np.min(pose, axis=0), np.max(pose, axis=0)
+    numbers = {kind: {axis: [[None if np.isnan(v) else round(float(v), 3) for v in row] for row in np.asarray(m, float)]
+                      for axis, m in each.items()} for kind, each in matrices.items()}
+    return _filled("pairs.html", {
+        "joints": [joint.replace("_", " ") for joint in skeleton.joints], "parents": skeleton.parents.tolist(),
+        "pose": ((np.asarray(pose) - low) / (high - low).max() * 2).round(3).tolist(), "matrices": numbers,
+        "chosen": [skeleton.index(name) for name in chosen]})
+
+
 def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
