@@ -47,6 +47,10 @@ def responses(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.T
     Raises:
         ValueError: as `find_layer`.
     """
+    return _with_gradient(network, layer, images)
+
+
+def _with_gradient(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.Tensor:
     find_layer(network, layer)
     maps, passed = (images - network.mean_image) / network.spread, False
     for name, module in network.trunk.named_children():
@@ -231,6 +235,123 @@ def _average_precisions(score: np.ndarray, positive: np.ndarray, counted: np.nda
             at = last[yes[order]]
             found[j] = (hits[at] / ranks[at]).mean()
     return found
+
+
+# ---------------------------------------------------------------------------------------- one prediction, one neuron
+
+
+def _answer(network: PoseNetwork, head: str, inputs: torch.Tensor, joint: int) -> torch.Tensor:
+    """(N, D) the numbers that a regression head gives for a joint, as it gives them (not decoded)."""
+    if head not in network.heads:
+        raise ValueError(f"the network has no head {head!r}; it has {', '.join(network.heads)}")
+    dimensions = {"pose3d": 3, "regression": 2}.get(head)
+    if dimensions is None:
+        raise ValueError(f"the head {head} regresses no joints; pose3d and regression do")
+    return network(inputs)[head].reshape(len(inputs), -1, dimensions)[:, joint]
+
+
+@torch.no_grad()
+def occlusion(network: PoseNetwork, head: str, image: torch.Tensor, joint: int, side: int = 9,
+              step: int = 3) -> np.ndarray:
+    """What the prediction of a joint hangs on: how far it moves when a square of the picture is covered.
+
+    Args:
+        image: (3, crop, crop) in 0..1; joint: its index; side, step: of the square that slides, in pixels. It is filled
+            with the training set's mean image, which the network sees as nothing.
+
+    Returns:
+        (n, n) Euclidean length of the change in the head's numbers for each place of the square, rows (y) first.
+    """
+    crop = network.config.crop
+    corners = range(0, crop - side + 1, step)
+    covered = image.repeat(len(corners) ** 2, 1, 1, 1)
+    for k, (y, x) in enumerate((y, x) for y in corners for x in corners):
+        covered[k, :, y:y + side, x:x + side] = network.mean_image[:, y:y + side, x:x + side]
+    network = network.eval()
+    before = _answer(network, head, image[None], joint)
+    after = torch.cat([_answer(network, head, part, joint) for part in covered.split(256)])
+    return (after - before).norm(dim=1).reshape(len(corners), -1).numpy()
+
+
+def gradient(network: PoseNetwork, head: str, image: torch.Tensor, joint: int) -> np.ndarray:
+    """The slope of a joint's predicted numbers at every pixel: (crop, crop), root of the sum of squares over the
+    numbers and colours. image: (3, crop, crop) in 0..1."""
+    network = network.eval()
+    pixels = image[None].clone().requires_grad_(True)
+    numbers = _answer(network, head, pixels, joint)[0]
+    slopes = [torch.autograd.grad(number, pixels, retain_graph=True)[0][0] for number in numbers]
+    return torch.stack(slopes).square().sum(dim=(0, 1)).sqrt().numpy()
+
+
+def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 100, rate: float = 0.05,
+             seed: int = 0) -> np.ndarray:
+    """Pictures made to excite maps: gradient ascent on the pixels that the middle of each map sees.
+
+    Three restraints keep the pictures from being noise: the pixels stay in 0..1, every step starts from a picture moved
+    by up to two pixels, and large differences of neighbours cost (total variation).
+
+    Args:
+        maps: their indices.
+
+    Returns:
+        (len(maps), 3, R, R) float32 in 0..1, R the receptive field.
+
+    Raises:
+        ValueError: for an unknown layer.
+    """
+    found, generator = find_layer(network, layer), torch.Generator().manual_seed(seed)
+    middle = found.side // 2
+    y = x = middle * found.step
+    network = network.eval()
+    mean = network.mean_image.mean(dim=(1, 2))[None, :, None, None]
+    size = network.config.crop
+    picture = (mean + 0.05 * torch.randn(len(maps), 3, size, size, generator=generator)).requires_grad_(True)
+    optimizer = torch.optim.Adam([picture], lr=rate)
+    for _ in range(steps):
+        shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        moved = torch.roll(picture, shift, (2, 3)).clamp(0, 1)
+        answer = _with_gradient(network, layer, moved)[range(len(maps)), maps, middle, middle]
+        rough = ((picture[..., 1:] - picture[..., :-1]).abs().mean() + (picture[..., 1:, :] - picture[..., :-1, :]
+                                                                         ).abs().mean()) * len(maps)
+        optimizer.zero_grad()
+        (rough - answer.sum()).backward()
+        optimizer.step()
+        with torch.no_grad():
+            picture.clamp_(0, 1)
+    side = found.receptive_field
+    return picture.detach()[:, :, y:y + side, x:x + side].numpy()
+
+
+def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDataset, cells: int = 4,
+          ridge: float = 1.0) -> np.ndarray:
+    """How well a *linear* reader finds each joint from a layer alone: (J,) R^2 of its 2D place on `data`, mean of x and
+    y.
+
+    The reader is a ridge regression from the layer's maps, averaged over `cells` x `cells` parts and standardised.
+    1 is perfect, 0 as good as the mean place. Images in which a joint is absent do not count for it.
+
+    Raises:
+        ValueError: for an unknown layer or an empty data set.
+    """
+    def features(some: PoseDataset) -> np.ndarray:
+        pooled = [nn.functional.adaptive_avg_pool2d(maps, cells).flatten(1) for _, maps in
+                  _streamed(network, layer, some, 256)]
+        return torch.cat(pooled).double().numpy()
+
+    known, asked = features(train_set), features(data)
+    middle, spread = known.mean(axis=0), known.std(axis=0) + 1e-9
+    known, asked = (np.c_[(f - middle) / spread, np.ones(len(f))] for f in (known, asked))
+    truth, state = (part.numpy() for part in training.central_labels(train_set, network.config.crop))
+    true, marks = (part.numpy() for part in training.central_labels(data, network.config.crop))
+    scores = []
+    for j in range(truth.shape[1]):
+        use, count = state[:, j] != ABSENT, marks[:, j] != ABSENT
+        gram = known[use].T @ known[use] + ridge * len(known) / 1000 * np.eye(known.shape[1])
+        solution = np.linalg.solve(gram, known[use].T @ truth[use, j])
+        rest = ((asked[count] @ solution - true[count, j]) ** 2).sum(axis=0)
+        total = ((true[count, j] - true[count, j].mean(axis=0)) ** 2).sum(axis=0)
+        scores.append(float((1 - rest / total).mean()))
+    return np.array(scores)
 
 
 # -------------------------------------------------------------------------------------------------------- weights

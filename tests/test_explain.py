@@ -224,3 +224,60 @@ def test_selectivity_is_average_precision():
                         middle[None, None, :] - joints[known, j, 0][:, None, None])
         expected = metrics.average_precision(maps[known, c].ravel(), (away <= 39 / 4).ravel())
         assert table[c, j] == pytest.approx(expected, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------------------- one prediction, one neuron
+
+
+def test_occlusion_and_gradient_find_the_pixels_that_matter():
+    """A network that looks at a few pixels only: everything else may be covered."""
+    network = build_network("small", {"regression": 34}, 0).eval()
+    with torch.no_grad():
+        for layer in (network.trunk.conv1, network.trunk.conv2, network.trunk.conv3):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            layer.weight[0, :, layer.kernel_size[0] // 2, layer.kernel_size[0] // 2] = 1
+        first = network.heads["regression"][0]
+        keep = first.weight[:, 6].abs()                                         # one cell of pool3's first map
+        first.weight.zero_()
+        first.weight[:, 6] = keep
+    side = networks.layers(network.config)[-1].side
+    image = 0.6 + 0.4 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    cell = 6 // side, 6 % side
+    heat = explain.occlusion(network, "regression", image, 5, side=9, step=3)
+    slope = explain.gradient(network, "regression", image, 5)
+    assert heat.shape == (19, 19) and slope.shape == (64, 64) and heat.max() > 0 and slope.max() > 0
+    y, x = np.argwhere(slope > 0).mean(axis=0)
+    assert abs(y - (8 * cell[0] + 23)) < 12 and abs(x - (8 * cell[1] + 23)) < 12    # the middle of what pool3 sees
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert abs(3 * row + 4 - y) < 14 and abs(3 * column + 4 - x) < 14
+    assert (heat == 0).mean() > 0.3                                   # much of the picture does not matter
+    with pytest.raises(ValueError, match="regresses no joints"):
+        explain.occlusion(NETWORK, "joints", INPUTS[0], 0)
+    with pytest.raises(ValueError, match="no head 'regression'; it has pose3d, joints"):
+        explain.gradient(NETWORK, "regression", INPUTS[0], 0)
+
+
+def test_maximised_pictures_excite_their_map_more_than_any_photograph():
+    pictures = explain.maximise(NETWORK, "conv2", [0, 3], steps=60)
+    assert pictures.shape == (2, 3, 19, 19) and 0 <= pictures.min() and pictures.max() <= 1
+    places = explain.best_places(NETWORK, "conv2", DATA)
+    found = explain.find_layer(NETWORK, "conv2")
+    for k, c in enumerate((0, 3)):
+        start = found.side // 2 * found.step
+        canvas = NETWORK.mean_image[None].clone()
+        canvas[:, :, start:start + 19, start:start + 19] = torch.from_numpy(pictures[k])
+        here = explain.responses(NETWORK, "conv2", canvas)[0, c, found.side // 2, found.side // 2]
+        assert here > np.median(places.response[:, c])
+    np.testing.assert_array_equal(explain.maximise(NETWORK, "conv2", [0, 3], steps=5),
+                                  explain.maximise(NETWORK, "conv2", [0, 3], steps=5))
+
+
+def test_a_linear_probe_reads_what_is_there():
+    train_set, data = load_people("train", limit=400), load_people("validation", limit=100)
+    scores = explain.probe(NETWORK, "conv3", train_set, data)
+    assert scores.shape == (17,) and scores.max() < 1
+    labels = training.central_labels(train_set, 64)[0]
+    assert labels.shape[0] == 400
+    overfit = explain.probe(NETWORK, "conv3", train_set, train_set, ridge=1e-6)
+    assert (overfit > scores).all() and overfit.mean() > 0.5
