@@ -323,30 +323,31 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 100
 
 
 def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDataset, cells: int = 4,
-          ridge: float = 1.0) -> np.ndarray:
+          ridge: float = 100.0) -> np.ndarray:
     """How well a *linear* reader finds each joint from a layer alone: (J,) R^2 of its 2D place on `data`, mean of x and
     y.
 
-    The reader is a ridge regression from the layer's maps, averaged over `cells` x `cells` parts and standardised.
+    The reader is a ridge regression from the largest responses in `cells` x `cells` parts of each map, standardised.
     1 is perfect, 0 as good as the mean place. Images in which a joint is absent do not count for it.
 
     Raises:
         ValueError: for an unknown layer or an empty data set.
     """
     def features(some: PoseDataset) -> np.ndarray:
-        pooled = [nn.functional.adaptive_avg_pool2d(maps, cells).flatten(1) for _, maps in
+        pooled = [nn.functional.adaptive_max_pool2d(maps, cells).flatten(1) for _, maps in
                   _streamed(network, layer, some, 256)]
         return torch.cat(pooled).double().numpy()
 
     known, asked = features(train_set), features(data)
     middle, spread = known.mean(axis=0), known.std(axis=0) + 1e-9
-    known, asked = (np.c_[(f - middle) / spread, np.ones(len(f))] for f in (known, asked))
+    # A map that is nearly always silent has a tiny spread: without the limit one loud image would rule the fit.
+    known, asked = (np.c_[np.clip((f - middle) / spread, -4, 4), np.ones(len(f))] for f in (known, asked))
     truth, state = (part.numpy() for part in training.central_labels(train_set, network.config.crop))
     true, marks = (part.numpy() for part in training.central_labels(data, network.config.crop))
     scores = []
     for j in range(truth.shape[1]):
         use, count = state[:, j] != ABSENT, marks[:, j] != ABSENT
-        gram = known[use].T @ known[use] + ridge * len(known) / 1000 * np.eye(known.shape[1])
+        gram = known[use].T @ known[use] + ridge * np.eye(known.shape[1])
         solution = np.linalg.solve(gram, known[use].T @ truth[use, j])
         rest = ((asked[count] @ solution - true[count, j]) ** 2).sum(axis=0)
         total = ((true[count, j] - true[count, j].mean(axis=0)) ** 2).sum(axis=0)

@@ -251,7 +251,7 @@ def test_occlusion_and_gradient_find_the_pixels_that_matter():
     assert abs(y - (8 * cell[0] + 23)) < 12 and abs(x - (8 * cell[1] + 23)) < 12    # the middle of what pool3 sees
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert abs(3 * row + 4 - y) < 14 and abs(3 * column + 4 - x) < 14
-    assert (heat == 0).mean() > 0.3                                   # much of the picture does not matter
+    assert (heat < 1e-5).mean() > 0.3                                 # much of the picture does not matter
     with pytest.raises(ValueError, match="regresses no joints"):
         explain.occlusion(NETWORK, "joints", INPUTS[0], 0)
     with pytest.raises(ValueError, match="no head 'regression'; it has pose3d, joints"):
