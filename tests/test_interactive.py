@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import pairs, skeletons, structure, window_grid
+from posebook.interactive import neurons, pairs, skeletons, structure, window_grid
 from posebook.pictorial import learn_springs
 from posebook.skeleton import H36M17, LSP14, UPPER8, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
@@ -96,3 +96,19 @@ def test_the_matrix_figure_knows_what_is_unknown():
             pairs(bad, body, H36M17, ("left_hip", "right_hip"))
     with pytest.raises(KeyError, match="has no joint"):
         pairs({"weights": {"x": one}}, body, H36M17, ("left_hip", "tail"))
+
+
+def test_the_neurons_figure_holds_one_sheet_a_map():
+    rng = np.random.default_rng(0)
+    parts = {"averages": rng.uniform(0, 1, (4, 3, 9, 9)), "patches": rng.integers(0, 255, (4, 9, 3, 9, 9), np.uint8),
+             "scores": rng.uniform(0, 1, (4, 17)), "controls": np.full((4, 17), 0.1),
+             "dead": np.array([0, 0, 1, 0], bool),
+             "skeleton": H36M17, "label": "trained", "control_label": "shuffled"}
+    text = neurons(**parts)
+    assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1
+    data = json.loads(re.search(r"const data = (.*);\n", text).group(1))
+    assert len(data["maps"]) == 4 and data["maps"][2]["dead"] and data["chosen"] == parts["scores"].max(axis=1).argmax()
+    np.testing.assert_allclose(data["maps"][1]["score"], parts["scores"][1], atol=1e-3)
+    for change in ({"scores": parts["scores"][:, :5]}, {"patches": parts["patches"][:, :4]}, {"dead": [False]}):
+        with pytest.raises(ValueError, match="the figure needs, for each"):
+            neurons(**{**parts, **change})

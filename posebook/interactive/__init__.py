@@ -132,6 +132,32 @@ def pairs(matrices: dict[str, dict[str, np.ndarray]], pose: np.ndarray, skeleton
         "chosen": [skeleton.index(name) for name in chosen]})
 
 
+def neurons(averages: np.ndarray, patches: np.ndarray, scores: np.ndarray, controls: np.ndarray, dead: np.ndarray,
+            skeleton: Skeleton, label: str, control_label: str) -> str:
+    """HTML with a button for each map of a layer; chosen, it shows its strongest patches and how selective it is.
+
+    Args:
+        averages: (C, 3, R, R) float 0..1; patches: (C, 9, 3, R, R) uint8; scores, controls: (C, J) in 0..1, the bars
+            and the lines to compare them with; dead: (C,) bool; label, control_label: what bars and lines are.
+
+    Raises:
+        ValueError: if shapes do not fit.
+    """
+    count, joints = np.shape(scores)
+    if joints != len(skeleton) or np.shape(controls) != (count, joints) or len(averages) != count \
+            or np.shape(patches)[:2] != (count, 9) or len(dead) != count:
+        raise ValueError(f"the figure needs, for each of C maps, an average, nine patches and {len(skeleton)} scores")
+    gain = np.nan_to_num(np.asarray(scores, float) - np.asarray(controls, float)).max(axis=1)
+    sheets = [np.concatenate([np.concatenate(list(row), axis=2) for row in nine.reshape(3, 3, *nine.shape[1:])], axis=1)
+              for nine in patches]
+    return _filled("neurons.html", {
+        "joints": [joint.replace("_", " ") for joint in skeleton.joints], "label": label, "controlLabel": control_label,
+        "chosen": int(gain.argmax()),
+        "maps": [{"average": _jpeg(np.rint(averages[c] * 255).astype(np.uint8)), "patches": _jpeg(sheets[c]),
+                  "score": np.nan_to_num(scores[c]).round(3).tolist(), "dead": bool(dead[c]),
+                  "control": np.nan_to_num(controls[c]).round(3).tolist()} for c in range(count)]})
+
+
 def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
