@@ -233,11 +233,16 @@ def _train(options: argparse.Namespace) -> None:
     codecs, network = _build(options, tuple(tasks), skeleton)
     if not 0 < options.share <= 1:
         raise ValueError(f"share must be above 0 and at most 1, not {options.share}")
+    if options.person_free and "pose3d" in tasks:
+        raise ValueError("crops without a person have no joints in 3D: --person-free does not go with pose3d")
+    if options.pretrain_epochs is not None and (not pretrain or options.pretrain_epochs < 1):
+        raise ValueError("--pretrain-epochs is the length of the first stage: at least 1, and only with --pretrain")
+    first = None if not pretrain else _first_stage(options, pretrain)
     asked = {"dataset": options.dataset, "skeleton": skeleton.name, "tasks": tasks, "pretrain": pretrain,
              "without_parts": options.without_parts, "share": options.share, "limit": options.limit,
              "person_free": options.person_free, "shuffle_joints": options.shuffle_joints,
              "reading": _reading(options, options.dataset),
-             "network": asdict(network.config), "config": asdict(config)}
+             "network": asdict(network.config), "config": asdict(config), "first_stage": first and asdict(first)}
     if (out / "record.json").exists():
         _check_finished(out, asked, {name for name, _ in options.also})
         print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
@@ -245,7 +250,7 @@ def _train(options: argparse.Namespace) -> None:
     train_set, learned, validation, elsewhere = _sets(options, network.config.crop, skeleton)
     print(f"{len(train_set)} training and {len(validation)} validation images, "
           f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
-    pretraining = _pretrain(options, network, skeleton, learned, validation, out) if pretrain else None
+    pretraining = _pretrain(options, first, network, skeleton, learned, validation, out) if first else None
     run = training.train(network, codecs, learned, validation, config, out)
     about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": skeleton.name,
              "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(),
@@ -282,6 +287,10 @@ def _sets(options: argparse.Namespace, crop: int,
     if len({name for name, _ in options.also}) < len(options.also):
         raise ValueError("--also names a data set twice; name each once")
     elsewhere = {name: _elsewhere(name, folder, options, sizes, skeleton) for name, folder in options.also}
+    flat = [name for name, data in {"training": train_set, "validation": validation, **elsewhere}.items()
+            if data.joints3d is None]
+    if flat and "pose3d" in options.tasks:
+        raise ValueError(f"pose3d needs joints in 3D, which {flat[0]} does not have; people has them")
     if not options.person_free:
         return train_set, train_set, validation, elsewhere
     free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=skeleton)
@@ -320,12 +329,16 @@ def _build(options: argparse.Namespace, tasks: tuple[str, ...],
     return codecs, networks.build_network(options.size, outputs, options.seed, options.channels, options.keep)
 
 
-def _pretrain(options: argparse.Namespace, network: networks.PoseNetwork, skeleton: Skeleton, train_set: PoseDataset,
-              validation: PoseDataset, out: Path) -> dict:
+def _first_stage(options: argparse.Namespace, tasks: Sequence[str]) -> training.TrainConfig:
+    """The settings of pre-training."""
+    config = _config(options, tasks)
+    return replace(config, freeze_trunk=False, epochs=options.pretrain_epochs or config.epochs)
+
+
+def _pretrain(options: argparse.Namespace, config: training.TrainConfig, network: networks.PoseNetwork,
+              skeleton: Skeleton, train_set: PoseDataset, validation: PoseDataset, out: Path) -> dict:
     """Train another network for the first tasks, hand its trunk to `network`, and say what was done."""
     tasks = tuple(task for task in TASKS if task in options.pretrain)
-    config = replace(_config(options, tasks), freeze_trunk=False)
-    config = replace(config, epochs=options.pretrain_epochs or config.epochs)
     codecs, other = _build(options, tasks, skeleton)
     run = training.train(other, codecs, train_set, validation, config, out / "pretraining")
     networks.take_trunk(network, other.cpu())
@@ -462,7 +475,8 @@ def _explain(options: argparse.Namespace) -> None:
 def _lift(options: argparse.Namespace) -> None:
     skeleton = SKELETONS["H36M17"]
     config = lifting.LiftingConfig(seed=options.seed)
-    config = replace(config, epochs=options.epochs or config.epochs)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
     train_set, data = (load(options.dataset, split, options.data).as_skeleton(skeleton)
                        for split in ("train", options.split))
     codec = build_codecs(("pose3d",), skeleton, CROP)["pose3d"]

@@ -53,25 +53,38 @@ def predict_nearest(training: PoseDataset, data: PoseDataset, crop: int, side: i
 
 
 def mean_pose3d(training: PoseDataset) -> np.ndarray:
-    """(J, 3) float32: the mean of every joint minus the root, camera millimetres, where both are labelled."""
+    """(J, 3) float32: the mean of every joint minus the root, camera millimetres, where both are labelled.
+
+    Raises:
+        ValueError: if a joint is never labelled together with the root.
+    """
     both = ((training.state != ABSENT) & (training.state[:, [training.skeleton.root]] != ABSENT))[..., None]
     relative = geometry.root_relative(training.joints3d, training.skeleton)
-    return ((relative * both).sum(axis=0) / both.sum(axis=0).clip(min=1)).astype(np.float32)
+    counts = both.sum(axis=0)
+    if (counts == 0).any():
+        raise ValueError(f"{training.name} never labels {training.skeleton.joints[int((counts[:, 0] == 0).argmax())]} "
+                         "together with the root")
+    return ((relative * both).sum(axis=0) / counts).astype(np.float32)
 
 
 def predict_nearest3d(training: PoseDataset, data: PoseDataset) -> np.ndarray:
     """The 3D pose of the training person whose *true* 2D joints are nearest: (N, J, 3) millimetres, root at zero.
 
-    2D poses are compared in pixels of the stored crop, which is cut to the person's size, over the joints that both
-    have; mirror images of the training set are searched as well. It knows the true 2D pose of the tested image, which
-    no network is told.
+    2D poses are compared in pixels of the stored crop, which is cut to the person's size, over the joints that the
+    tested person has; neighbours have all joints. Mirror images of the training set are searched as well. It knows the
+    true 2D pose of the tested image, which no network is told.
+
+    Raises:
+        ValueError: if no training person has all joints.
     """
-    poses = np.concatenate([training.joints, training.mirrored().joints])
-    state = np.concatenate([training.state, training.state[:, training.skeleton.mirror]]) != ABSENT
-    relative = geometry.root_relative(training.joints3d, training.skeleton)
-    relative = np.concatenate([relative, geometry.mirror3d(relative, training.skeleton)])
-    whole = state.all(axis=1)                                   # neighbours with all joints, so that none is missing
-    poses, relative = poses[whole], relative[whole]
+    whole = training.complete()
+    if not whole.any():
+        raise ValueError(f"nobody in {training.name} {training.split} has all joints labelled")
+    skeleton, width = training.skeleton, training.images.shape[-1]
+    flipped = training.joints[:, skeleton.mirror] * np.float32([-1, 1]) + np.float32([width - 1, 0])
+    poses = np.concatenate([training.joints[whole], flipped[whole]])
+    relative = geometry.root_relative(training.joints3d[whole], skeleton)
+    relative = np.concatenate([relative, geometry.mirror3d(relative, skeleton)])
     nearest = []
     for joints, labelled in zip(data.joints, data.state != ABSENT, strict=True):
         away = ((poses[:, labelled] - joints[labelled]) ** 2).sum(axis=(1, 2))

@@ -135,8 +135,8 @@ def project(points: Array, camera: Array) -> Array:
         ValueError: if a point lies behind the camera, or a focal length is zero or not finite.
     """
     _check_camera(camera)
-    if (points[..., 2] <= 0).any():
-        raise ValueError("a point lies behind the camera; move the camera away")
+    if not (points[..., 2] > 0).all():
+        raise ValueError("a point lies behind the camera, or is not a number; move the camera away")
     image = points @ camera.swapaxes(-1, -2)
     return image[..., :2] / image[..., 2:]
 
@@ -157,8 +157,10 @@ def projection_jacobian(points: Array, camera: Array) -> Array:
 
 def _check_camera(camera: Array) -> None:
     focal = camera[..., 0, 0] * camera[..., 1, 1]
-    if not ((abs(focal) > 0) & (abs(focal) < float("inf"))).all():
+    if not ((abs(focal) > 0) & (abs(camera[..., :2, :]) < float("inf")).all(-1).all(-1)).all():
         raise ValueError("a camera's focal length is zero or not finite; look at its intrinsics")
+    if not ((camera[..., 2, :2] == 0).all() and (camera[..., 2, 2] == 1).all()):
+        raise ValueError("a camera's last row must be 0, 0, 1; was the matrix transposed?")
 
 
 def crop_camera(camera: Array, matrix: Array) -> Array:
@@ -203,9 +205,11 @@ def from_parent_relative(offsets: Array, skeleton: Skeleton) -> Array:
 
     The root comes to lie at zero, whatever its own offset says.
     """
+    zero = torch.zeros_like if isinstance(offsets, torch.Tensor) else np.zeros_like
     joints: list = [None] * len(skeleton)
-    for j in skeleton.order_down:
-        joints[j] = offsets[..., j, :] * 0 if j == skeleton.root else joints[skeleton.parents[j]] + offsets[..., j, :]
+    joints[skeleton.root] = zero(offsets[..., skeleton.root, :])
+    for j in skeleton.order_down[1:]:
+        joints[j] = joints[skeleton.parents[j]] + offsets[..., j, :]
     return torch.stack(joints, -2) if isinstance(offsets, torch.Tensor) else np.stack(joints, -2)
 
 

@@ -73,10 +73,13 @@ def train_lifter(train_set: PoseDataset, codec: ParentRelative, config: LiftingC
     """Train a lifter on the true 2D and 3D joints of a data set; evaluation mode.
 
     Raises:
-        ValueError: if the data set has no joints in 3D.
+        ValueError: if the data set has no joints in 3D, or another skeleton than the codec.
     """
     if train_set.joints3d is None:
         raise ValueError(f"lifting needs joints in 3D, which {train_set.name} does not have; people has them")
+    if train_set.skeleton != codec.skeleton:
+        raise ValueError(f"the codec is for {codec.skeleton.name}, {train_set.name} is labelled with "
+                         f"{train_set.skeleton.name}")
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     lifter = Lifter(len(train_set.skeleton), codec.outputs, config.width, config.keep)

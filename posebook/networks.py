@@ -44,7 +44,8 @@ class Config:
         channels, kernels: maps and kernel sides of the convolutions; each is followed by max-pooling 3, stride 2.
         linear_last: no ReLU after the last convolution (paper B).
         normalise_after: index of the convolution followed by local response normalisation, or None.
-        average_gradients: the trunk learns from the mean of the heads' gradients, not from their sum (paper B).
+        average_gradients: the trunk learns from the mean of the heads' gradients, not from their sum (paper B). It
+            matters to plain gradient descent; AdamW, which divides a gradient by its own size, takes out the factor.
         heads: name -> `Head`.
     """
 
@@ -154,15 +155,20 @@ class PoseNetwork(nn.Module):
         ones can silence ReLU units for good (see the chapter on regression).
         """
         last = next(layer for layer in reversed(self.heads[head]) if isinstance(layer, nn.Linear))
-        last.bias.copy_(torch.atanh(answer) if self.config.heads[head].activation == "tanh" else answer)
+        tanh = self.config.heads[head].activation == "tanh"
+        if tanh and not (answer.abs() < 1).all():
+            raise ValueError(f"the head {head} answers between -1 and 1, but the mean target reaches "
+                             f"{answer.abs().max():.2f}; are the joints in millimetres?")
+        last.bias.copy_(torch.atanh(answer) if tanh else answer)
         last.weight.mul_(0.1)
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Answers of all heads, name -> (N, outputs)."""
+    def forward(self, images: torch.Tensor, heads: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
+        """Answers of the heads (default all), name -> (N, outputs)."""
+        heads = list(self.heads) if heads is None else heads
         features = self.trunk((images - self.mean_image) / self.spread).flatten(1)
-        if self.config.average_gradients and len(self.heads) > 1 and features.requires_grad:
-            features.register_hook(lambda gradient: gradient / len(self.heads))
-        return {name: head(features) for name, head in self.heads.items()}
+        if self.config.average_gradients and len(heads) > 1 and features.requires_grad:
+            features.register_hook(lambda gradient: gradient / len(heads))
+        return {name: self.heads[name](features) for name in heads}
 
 
 def layers(config: Config) -> list[Layer]:
@@ -208,11 +214,13 @@ class ResponseNorm(nn.Module):
     def __init__(self, channels: int, alpha: float = 0.0025, neighbours: int = 5) -> None:
         super().__init__()
         index = torch.arange(channels)
-        band = ((index[:, None] - index).abs() <= neighbours // 2).float() * alpha / neighbours
+        band = ((index[:, None] - index).abs() <= neighbours // 2).float()
         self.register_buffer("band", band[..., None, None], persistent=False)
+        self.root_alpha = (alpha / neighbours) ** 0.5
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        root = (nn.functional.conv2d(maps * maps, self.band).float() + 1).rsqrt()
+        small = maps * self.root_alpha              # before the square: a large map would overflow float16
+        root = (nn.functional.conv2d(small * small, self.band).float() + 1).rsqrt()
         return maps * (root * root.sqrt()).to(maps.dtype)             # d ^ -0.75
 
 
@@ -243,6 +251,7 @@ def _initialise(module: nn.Module) -> None:
 @torch.no_grad()
 def take_trunk(network: PoseNetwork, source: PoseNetwork) -> None:
     """Start `network` with the trunk (conv1 to conv3) and the normalisation of another, as paper B's pre-training does.
+    (`training.train` sets the normalisation anew, from its own training set.)
 
     Raises:
         ValueError: if the trunks differ, naming how; nothing is changed then.

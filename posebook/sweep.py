@@ -86,7 +86,10 @@ def images_seen(run: PlannedRun, default_epochs: int) -> int:
     given = dict(zip(run.arguments, run.arguments[1:], strict=False))
     count = IMAGES.get(given.get("--dataset", "people"), IMAGES["people"])
     count = min(count, int(given.get("--limit", count))) * float(given.get("--share", 1))
-    return int(given.get("--epoch-size", count)) * int(given.get("--epochs", default_epochs))
+    epochs = int(given.get("--epochs", default_epochs))
+    if "--pretrain" in run.arguments:
+        epochs += int(given.get("--pretrain-epochs", epochs))
+    return int(given.get("--epoch-size", count)) * epochs
 
 
 def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, report=print) -> list[str]:

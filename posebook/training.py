@@ -131,9 +131,10 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     """Train `network` on `training` and watch `validation`; which weights are kept, see `TrainConfig.patience`.
 
     Args:
-        network: heads named as the codecs; codecs: task -> codec; the sum of their losses, with the weights of
-            `config`, is what is learned. History rows hold the sum (train_loss, validation_loss) and its parts
-            (train_losses, validation_losses: task -> loss, without weight); of several tasks also `task_gradients`.
+        network: heads named as the codecs; its normalisation is set anew from `training`; codecs: task -> codec; the
+            sum of their losses, with the weights of `config`, is what is learned. History rows hold the sum
+            (train_loss, validation_loss) and its parts (train_losses, validation_losses: task -> loss, without weight);
+            of several tasks also `task_gradients`.
         folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
             nothing and cannot be resumed.
         progress: show a progress bar.
@@ -145,7 +146,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     _check(network, codecs, config, training, validation)
     device = pick_device(config.device)
     folder = Path(folder) if folder is not None else None
-    size = network.config.crop
+    size, origin = network.config.crop, _origin(network)
     if config.normalise:
         network.normalise_with(centre(torch.from_numpy(training.images[:2000]), size))
     else:
@@ -159,7 +160,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
-    run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation)))
+    run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
     if folder is not None and (folder / CHECKPOINT).exists():
         start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
@@ -194,12 +195,12 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     network.train()
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
     totals = dict.fromkeys(codecs, 0.0)
+    learned = [name for name in codecs if config.weight(name)]
     batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
     for step, (index, images, *labels) in enumerate(batches):
         with torch.autocast(device.type, _half(device), enabled=config.amp):
-            output = network(images.contiguous(memory_format=torch.channels_last))
-        losses = {name: codec.loss(output[name], *_encode(codec, *labels)) for name, codec in codecs.items()
-                  if config.weight(name)}
+            output = network(images.contiguous(memory_format=torch.channels_last), learned)
+        losses = {name: codecs[name].loss(output[name], *_encode(codecs[name], *labels)) for name in learned}
         loss = _weighted(losses, config)
         value = loss.item()
         if not np.isfinite(value):
@@ -314,11 +315,12 @@ def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDat
     network.eval()
     output = network(images)
     parameters = list(network.trunk.parameters())
-    gradients = {}
+    gradients, undo = {}, len(network.heads) if network.config.average_gradients else 1      # each task by itself
     for name, codec in codecs.items():
         if config.weight(name):
             loss = codec.loss(output[name], *_encode(codec, *labels))
-            gradients[name] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters, retain_graph=True)])
+            slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
+            gradients[name] = undo * torch.cat([slope.flatten() for slope in slopes])
     network.train(learning)
     norms = {name: gradient.norm().item() for name, gradient in gradients.items()}
     cosines = {f"{one}, {other}": torch.cosine_similarity(gradients[one], gradients[other], dim=0).item()
@@ -472,7 +474,18 @@ def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list
 
 def _fingerprint(data: PoseDataset) -> str:
     """Tells one data set from another of the same size."""
-    return f"{data.name} {data.skeleton.name} {len(data)} {hashlib.sha256(data.joints.tobytes()).hexdigest()[:12]}"
+    digest = hashlib.sha256()
+    for labels in (data.joints, data.state, data.joints3d):
+        digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
+    return f"{data.name} {data.skeleton.name} {len(data)} {digest.hexdigest()[:12]}"
+
+
+def _origin(network: PoseNetwork) -> str:
+    """Tells the weights that a training starts from: drawn with another seed, or a trunk that was taken."""
+    digest = hashlib.sha256()
+    for parameter in network.parameters():
+        digest.update(parameter.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _stop_not_finite(value: float, epoch: int, step: int, batch: PoseDataset, folder: Path | None) -> None:

@@ -278,3 +278,24 @@ def test_procrustes_of_tensors_in_blocks_is_that_of_arrays_one_by_one():
         geometry.procrustes(broken, true)
     with pytest.raises(ValueError, match="of one shape"):
         geometry.procrustes(predicted, true[:, :3])
+
+
+def test_a_transposed_or_broken_camera_and_points_that_are_no_numbers_are_refused():
+    for arrays in both_kinds(POSES, CAMERA.T.copy()):
+        with pytest.raises(ValueError, match="last row must be 0, 0, 1; was the matrix transposed"):
+            geometry.project(*arrays)
+    nowhere, broken = POSES.copy(), CAMERA.copy()
+    nowhere[0, 0, 2] = np.nan
+    broken[0, 2] = np.nan
+    with pytest.raises(ValueError, match="or is not a number"):
+        geometry.project(nowhere, CAMERA)
+    with pytest.raises(ValueError, match="zero or not finite"):
+        geometry.project(POSES, broken)
+
+
+def test_the_root_lies_at_zero_whatever_its_own_offset_says():
+    offsets = geometry.to_parent_relative(POSES, H36M17)
+    offsets[:, H36M17.root] = np.nan
+    for (array,) in both_kinds(offsets):
+        back = np.asarray(geometry.from_parent_relative(array, H36M17))
+        np.testing.assert_allclose(back, geometry.root_relative(POSES, H36M17), atol=1e-9)

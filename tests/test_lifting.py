@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from posebook import lifting, results
+from posebook.augment import Augmentation
 from posebook.datasets import load_people
-from posebook.skeleton import ABSENT, VISIBLE
+from posebook.skeleton import ABSENT, LSP14, VISIBLE
 from posebook.targets import build_codecs
 
 TRAIN, UNSEEN = load_people("train", limit=300), load_people("validation", limit=60)
@@ -37,15 +38,28 @@ def test_a_lifter_beats_the_mean_pose_and_a_seed_repeats_it():
     assert np.abs(poses[0][:, TRAIN.skeleton.root]).max() == 0
 
 
-def test_turns_move_2d_and_3d_together():
-    generator = torch.Generator().manual_seed(0)
-    arrays = [torch.from_numpy(a[:20]) for a in (TRAIN.joints, TRAIN.state, TRAIN.joints3d)]
-    joints, state, joints3d = lifting._turned(*arrays, TRAIN.skeleton, generator)
-    flat = joints3d[..., :2] - joints3d[:, :1, :2]                       # far away, 3D x and y look like 2D
-    both = (joints - joints[:, :1]).flatten(1), flat.flatten(1)
-    known = ((state != ABSENT).all(dim=1)).numpy()
-    agree = torch.cosine_similarity(*both)[known]
-    assert agree.min() > 0.9
+def test_turns_move_2d_and_3d_together(monkeypatch):
+    arrays = [torch.from_numpy(a) for a in (TRAIN.joints, TRAIN.state, TRAIN.joints3d)]
+    monkeypatch.setattr(lifting, "TURNED", Augmentation(mirror=1.0))      # a mirror alone is the data set's own mirror
+    joints, state, joints3d = lifting._turned(*arrays, TRAIN.skeleton, torch.Generator().manual_seed(0))
+    mirrored = TRAIN.mirrored()
+    assert np.array_equal(state, mirrored.state)
+    ours, theirs = (lifting.lifter_input(torch.as_tensor(j), torch.as_tensor(s)) for j, s in
+                    ((joints, state), (mirrored.joints, mirrored.state)))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(joints3d, mirrored.joints3d, atol=1e-2)
+    monkeypatch.setattr(lifting, "TURNED", Augmentation(angle=30.0))      # a turn: seen from afar, x and y turn alike
+    joints, state, joints3d = lifting._turned(*arrays, TRAIN.skeleton, torch.Generator().manual_seed(0))
+    assert torch.equal(state, arrays[1]) and torch.equal(joints3d[..., 2], arrays[2][..., 2])
+    known = torch.from_numpy(TRAIN.complete())
+    seen = joints3d[..., :2] / joints3d[..., 2:]
+    away = [(p - p.mean(dim=1, keepdim=True)).flatten(1)[known] for p in (joints, seen)]
+    assert torch.cosine_similarity(*away).min() > 0.9999
+
+
+def test_a_codec_of_another_skeleton_is_refused():
+    with pytest.raises(ValueError, match="the codec is for H36M17, people is labelled with LSP14"):
+        lifting.train_lifter(TRAIN.as_skeleton(LSP14), CODEC, lifting.LiftingConfig())
 
 
 def test_without_3d_joints_there_is_nothing_to_lift_to():

@@ -320,3 +320,60 @@ def test_explaining_a_network_writes_matrices_and_selectivity(desk, capsys):
                                                    "mean_pose": []})
     assert "regresses no pose; it has joints" in failed(capsys, "explain", "--weights", "detector.safetensors", "--out",
                                                         "x.json")
+
+
+def pretrained(desk, *more):
+    """The arguments of a short pre-trained run."""
+    return ("train", "--tasks", "pose3d", "--pretrain", "joints", "--pretrain-epochs", 2, "--epochs", 2, "--size",
+            "small-b", "--channels", 2, 3, 4, "--limit", 8, "--batch", 4, "--device", "cpu", *more)
+
+
+def test_a_pretrained_run_that_is_killed_in_either_stage_ends_as_if_it_had_not_been(desk, capsys, monkeypatch):
+    from posebook import training
+    assert run(capsys, *pretrained(desk, "--out", "runs/whole"))[0] == 0
+    save, calls = training._save, []
+    for stop in (1, 3):                                         # after the first epoch of stage one, and of stage two
+        def killed(path, state, stop=stop):
+            save(path, state)
+            calls.append(path)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+
+        calls.clear()
+        monkeypatch.setattr(training, "_save", killed)
+        assert run(capsys, *pretrained(desk, "--out", f"runs/stop-{stop}"))[0] == 130
+        monkeypatch.setattr(training, "_save", save)
+        assert run(capsys, *pretrained(desk, "--out", f"runs/stop-{stop}"))[0] == 0
+        ours, whole = (networks.load_network(desk / "runs" / name / "weights.safetensors")[0].state_dict()
+                       for name in (f"stop-{stop}", "whole"))
+        assert all(torch.equal(value, whole[name]) for name, value in ours.items())
+
+
+def test_a_stopped_run_is_not_continued_as_another(desk, capsys, monkeypatch):
+    """Not with pre-training where there was none, and not with other labels in 3D."""
+    from posebook import training
+    plain = ("train", "--tasks", "pose3d", "--epochs", 2, "--size", "small-b", "--channels", 2, 3, 4, "--limit", 8,
+             "--batch", 4, "--device", "cpu", "--out", "runs/one")
+    save = training._save
+
+    def killed(path, state):
+        save(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_save", killed)
+    assert run(capsys, *plain)[0] == 130
+    monkeypatch.setattr(training, "_save", save)
+    for more in (("--pretrain", "joints", "--pretrain-epochs", 1), ("--shuffle-joints",)):
+        code, _, err = run(capsys, *plain, *more)
+        assert code == 2 and "belongs to a run with other settings or data" in err
+    assert run(capsys, *plain)[0] == 0
+
+
+def test_options_that_do_not_go_together_are_refused_before_anything_is_trained(desk, capsys):
+    assert "--person-free does not go with pose3d" in failed(capsys, *pretrained(desk, "--person-free", 3))
+    for number in (0, -1):
+        assert "at least 1, and only with --pretrain" in failed(
+            capsys, "train", "--pretrain", "joints", "--pretrain-epochs", number, "--tasks", "pose3d")
+    assert "only with --pretrain" in failed(capsys, "train", "--pretrain-epochs", 3)
+    assert "answers" not in failed(capsys, "train", "--tasks", "pose3d", "--dataset", "lspet", "--data", "nowhere")
+    assert not (desk / "runs").exists()

@@ -277,6 +277,9 @@ def test_the_response_norm_is_the_library_s_and_works_in_half_precision(channels
     with torch.autocast("cpu", torch.bfloat16):
         half = ours(maps.bfloat16())
     assert half.dtype == torch.bfloat16
+    large = (maps * 20).half()                                   # their squares are beyond float16
+    ours16 = ResponseNorm(channels).half()(large)
+    torch.testing.assert_close(ours16.float(), theirs(large.float()), rtol=0.02, atol=0.5)
     torch.testing.assert_close(half.float(), theirs(maps), rtol=0.03, atol=0.1)
 
 
@@ -339,3 +342,22 @@ def test_a_trunk_is_taken_whole_or_not_at_all():
             assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
         else:
             take_trunk(network, other)
+
+
+def test_a_mean_target_that_a_tanh_cannot_give_is_refused():
+    network = build_network("small-b", {"pose3d": 51}, 0)
+    with pytest.raises(ValueError, match="but the mean target reaches 1.20; are the joints in millimetres"):
+        network.start_at("pose3d", torch.full((51,), 1.2))
+
+
+def test_only_the_heads_that_are_asked_for_answer_and_share_the_mean():
+    images = torch.rand(2, 3, 64, 64)
+    network = build_network("small-b", {"pose3d": 51, "joints": 20}, 0)
+    both, one = network(images), network(images, ["pose3d"])
+    assert list(one) == ["pose3d"] and torch.equal(one["pose3d"], both["pose3d"])
+    gradients = []
+    for heads in (None, ["pose3d"]):
+        network.zero_grad()
+        (network(images, heads)["pose3d"] ** 2).sum().backward()
+        gradients.append(network.trunk.conv1.weight.grad.clone())
+    torch.testing.assert_close(gradients[1], 2 * gradients[0], rtol=1e-4, atol=1e-6)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from posebook import __main__ as command
+from posebook import results
 from posebook.datasets import load, load_people, open_packed, pack
 from posebook.networks import build_network
 from posebook.targets import build_codecs
@@ -46,8 +47,14 @@ def test_the_command_packs_and_load_finds_it(tmp_path, capsys):
     np.testing.assert_array_equal(data.joints3d, whole.joints3d)
     np.testing.assert_array_equal(data.images[500:520], whole.images[500:520])
     assert len(load("people", "validation", tmp_path / "out", size=80, limit=7)) == 7
-    with pytest.raises(ValueError, match="in crops of 80 px, not people in 140 px; pack it again"):
-        load("people", "validation", tmp_path / "out", size=140)
+    for options, what in (({"size": 140}, "size 80 instead of 140"), ({"crop": 40}, "crop 64 instead of 40"),
+                          ({"region": "upper"}, "region full instead of upper"), ({"parts": True}, "parts None")):
+        with pytest.raises(ValueError, match=f"was packed with .*{what}.*; pack it again"):
+            load("people", "validation", tmp_path / "out", **options)
+    (tmp_path / "out" / "validation").rename(tmp_path / "out" / "test")
+    with pytest.raises(ValueError, match="split validation instead of test"):
+        load("people", "test", tmp_path / "out")
+    (tmp_path / "out" / "test").rename(tmp_path / "out" / "validation")
     assert command.main(["pack", "--split", "validation", "--out", str(tmp_path / "out")]) == 2
     assert "exists; remove it" in capsys.readouterr().err
 
@@ -99,3 +106,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 400                          # megabytes; what was read would be 3,300
+
+
+def test_floors_and_lifting_read_no_more_pictures_than_they_need(tmp_path):
+    """The 3D floors are about joints: the packed pictures are not read at all."""
+    pack([DATA], tmp_path / "set")
+    packed = open_packed(tmp_path / "set")
+    (tmp_path / "set" / "images.npy").unlink()
+    tables = results.floors3d(packed, packed)
+    assert tables["nearest_neighbour_2d"]["mpjpe"] < 50

@@ -99,8 +99,9 @@ def test_a_run_killed_in_the_middle_of_an_epoch_continues_exactly(tmp_path):
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["epoch"] == 0 and len(state["history"]) == 1
     torch.set_num_threads(1)
-    # Different initial weights: everything that matters must come from the checkpoint.
-    continued, whole = fit(folder=tmp_path, net=network(seed=99)), fit()
+    with pytest.raises(ValueError, match="belongs to a run with other settings or data"):
+        fit(folder=tmp_path, net=network(seed=99))                       # other initial weights: another run
+    continued, whole = fit(folder=tmp_path), fit()
     assert len(continued.history) == 3
     assert_same_run(continued, whole)
     assert_same_run(fit(folder=tmp_path), whole)                         # and a finished run stays finished

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from posebook.datasets.base import PoseDataset, crop_image, crop_poses, join
+from posebook.datasets.base import CROP, STORED, PoseDataset, crop_image, crop_poses, join
 from posebook.datasets.human36m import load_human36m
 from posebook.datasets.lspet import download_lspet, load_lspet
-from posebook.datasets.packed import open_packed, pack
+from posebook.datasets.packed import open_packed, pack, read_about
 from posebook.datasets.people import find_shards, load_people, load_person_free
-from posebook.skeleton import LSP14
+from posebook.skeleton import H36M17, LSP14, Skeleton
 
 __all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_human36m",
            "load_lspet", "load_people", "load_person_free", "open_packed", "pack", "pack_people"]
+
+CUT = {"size": STORED, "crop": CROP, "region": "full"}
+"""How people's crops are cut unless an option says otherwise."""
 
 
 def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
@@ -29,7 +32,7 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
     if options.get("limit") is not None and options["limit"] < 1:
         raise ValueError(f"limit must be at least 1, not {options['limit']}; leave it out for the whole split")
     if folder is not None and (Path(folder) / split / "about.json").is_file():
-        return _open(Path(folder) / split, name, **options)
+        return _open(Path(folder) / split, name, split, **options)
     if name == "people":
         return load_people(split, folder, **options)
     if name == "lspet":
@@ -48,11 +51,15 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
     raise ValueError(f"there is no data set {name!r}; known are people, lspet, people+lspet and human36m")
 
 
-def _open(folder: Path, name: str, size: int | None = None, limit: int | None = None, **_) -> PoseDataset:
-    data = open_packed(folder)
-    if data.name != name or (size is not None and data.images.shape[-1] != size):
-        raise ValueError(f"{folder} holds {data.name} in crops of {data.images.shape[-1]} px, not {name} in {size} px; "
-                         "pack it again")
+def _open(folder: Path, name: str, split: str, limit: int | None = None, skeleton: Skeleton = H36M17,
+          **options) -> PoseDataset:
+    """A packed set, if it is the one that is asked for: its crops cannot be cut anew."""
+    about = read_about(folder)
+    asked = {"name": name, "split": split, **CUT, **options}
+    if different := [f"{key} {about.get(key)} instead of {value}" for key, value in asked.items()
+                     if about.get(key) != value]:
+        raise ValueError(f"{folder} was packed with {', '.join(different)}; pack it again, or load the files")
+    data = open_packed(folder).as_skeleton(skeleton)
     return data if limit is None else data.subset(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))
 
 
@@ -66,4 +73,4 @@ def pack_people(split: str, folder: str | Path | None, out: str | Path, **option
         How many images there are.
     """
     return pack((load_people(split, folder, files=[path], **options) for path in find_shards(split, folder)),
-                Path(out) / split)
+                Path(out) / split, {**CUT, **options})

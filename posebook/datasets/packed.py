@@ -45,13 +45,14 @@ class ImageFile:
         return np.array(self._map()[index])
 
 
-def pack(parts: Iterable[PoseDataset], folder: str | Path) -> int:
+def pack(parts: Iterable[PoseDataset], folder: str | Path, about: dict | None = None) -> int:
     """Write data sets of one kind, one after the other, as one packed set; only one part is in memory at a time.
 
     Whole or not at all: it is written beside `folder` and renamed at the end.
 
     Args:
-        parts: at least one, with the same skeleton, size and columns; folder: must not exist yet.
+        parts: at least one, with the same skeleton, size and columns; folder: must not exist yet; about: plain values
+            to keep with the set, such as how it was cut.
 
     Returns:
         How many images there are.
@@ -66,14 +67,14 @@ def pack(parts: Iterable[PoseDataset], folder: str | Path) -> int:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        count = _write(parts, draft)
+        count = _write(parts, draft, about or {})
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return count
 
 
-def _write(parts: Iterable[PoseDataset], folder: Path) -> int:
+def _write(parts: Iterable[PoseDataset], folder: Path, about: dict) -> int:
     first, columns, groups, count = None, {}, {}, 0
     with (folder / "raw").open("wb") as raw:
         for part in parts:
@@ -95,7 +96,7 @@ def _write(parts: Iterable[PoseDataset], folder: Path) -> int:
     for name, values in {**columns, **{f"group-{name}": v for name, v in groups.items()}}.items():
         np.save(folder / f"{name}.npy", np.concatenate(values).astype(str) if values[0].dtype == object
                 else np.concatenate(values), allow_pickle=False)
-    about = {"name": first[0], "split": first[1], "skeleton": first[2], "groups": sorted(groups)}
+    about = {**about, "name": first[0], "split": first[1], "skeleton": first[2], "groups": sorted(groups)}
     (folder / "about.json").write_text(json.dumps(about))
     return count
 
@@ -108,6 +109,21 @@ def _finish_images(folder: Path, shape: tuple[int, ...]) -> None:
     (folder / "raw").unlink()
 
 
+def read_about(folder: str | Path) -> dict:
+    """What is kept with a packed set.
+
+    Raises:
+        FileNotFoundError: if there is no packed set; OSError: if it is damaged.
+    """
+    path = Path(folder) / "about.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no packed data set; make one with `python -m posebook pack`")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise OSError(f"{folder} is no whole packed data set ({error}); pack it again") from error
+
+
 def open_packed(folder: str | Path) -> PoseDataset:
     """The data set that `pack` wrote. Its `images` are an `ImageFile`: indexed like an array, never read whole.
 
@@ -115,10 +131,8 @@ def open_packed(folder: str | Path) -> PoseDataset:
         FileNotFoundError: if there is no packed set; OSError: if it is damaged.
     """
     folder = Path(folder)
-    if not (folder / "about.json").is_file():
-        raise FileNotFoundError(f"{folder} holds no packed data set; make one with `python -m posebook pack`")
+    about = read_about(folder)
     try:
-        about = json.loads((folder / "about.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS
                   if (folder / f"{name}.npy").is_file()}
         groups = {name: np.load(folder / f"group-{name}.npy", allow_pickle=False) for name in about["groups"]}
