@@ -160,7 +160,7 @@ def score3d(predicted: np.ndarray, data: PoseDataset) -> dict:
 
     MPJPE over all joints, the root's zero included (paper B), per joint and per action; PA-MPJPE; 3DPCK at 150 mm and
     its area; the error's two parts, in the picture's plane and in depth; and all of these errors for each image, which
-    paired comparisons need. "mpjpe" and its per-joint values are means over joints, as in paper B; per action, per image
+    paired comparisons need. "mpjpe" and its per-joint values are means over joints, as in paper B; per action, an image
     and in the interval they are means over images; the error's two parts are means over all joints of all images.
     Images whose root is outside the picture do not count, except in PA-MPJPE, which needs no root.
     """
