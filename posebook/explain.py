@@ -283,12 +283,12 @@ def gradient(network: PoseNetwork, head: str, image: torch.Tensor, joint: int) -
     return torch.stack(slopes).square().sum(dim=(0, 1)).sqrt().numpy()
 
 
-def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 100, rate: float = 0.05,
+def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150, rate: float = 0.03, coarse: int = 4,
              seed: int = 0) -> np.ndarray:
     """Pictures made to excite maps: gradient ascent on the pixels that the middle of each map sees.
 
     Three restraints keep the pictures from being noise: the pixels stay in 0..1, every step starts from a picture moved
-    by up to two pixels, and large differences of neighbours cost (total variation).
+    by up to two pixels, and the picture is smooth, since only every `coarse`-th pixel each way is free.
 
     Args:
         maps: their indices.
@@ -300,26 +300,24 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 100
         ValueError: for an unknown layer.
     """
     found, generator = find_layer(network, layer), torch.Generator().manual_seed(seed)
-    middle = found.side // 2
+    middle, size = found.side // 2, network.config.crop
     y = x = middle * found.step
     network = network.eval()
-    mean = network.mean_image.mean(dim=(1, 2))[None, :, None, None]
-    size = network.config.crop
-    picture = (mean + 0.05 * torch.randn(len(maps), 3, size, size, generator=generator)).requires_grad_(True)
-    optimizer = torch.optim.Adam([picture], lr=rate)
+    free = (0.1 * torch.randn(len(maps), 3, size // coarse, size // coarse, generator=generator)).requires_grad_(True)
+    optimizer = torch.optim.Adam([free], lr=rate)
+
+    def picture() -> torch.Tensor:
+        smooth = nn.functional.interpolate(free, size=size, mode="bicubic", align_corners=False)
+        return torch.sigmoid(4 * smooth)                                          # grey at zero, and never outside 0..1
+
     for _ in range(steps):
         shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-        moved = torch.roll(picture, shift, (2, 3)).clamp(0, 1)
-        answer = _with_gradient(network, layer, moved)[range(len(maps)), maps, middle, middle]
-        rough = ((picture[..., 1:] - picture[..., :-1]).abs().mean() + (picture[..., 1:, :] - picture[..., :-1, :]
-                                                                         ).abs().mean()) * len(maps)
+        maps_now = _with_gradient(network, layer, torch.roll(picture(), shift, (2, 3)))
         optimizer.zero_grad()
-        (rough - answer.sum()).backward()
+        (-maps_now[range(len(maps)), maps, middle, middle].sum()).backward()
         optimizer.step()
-        with torch.no_grad():
-            picture.clamp_(0, 1)
     side = found.receptive_field
-    return picture.detach()[:, :, y:y + side, x:x + side].numpy()
+    return picture().detach()[:, :, y:y + side, x:x + side].numpy()
 
 
 def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDataset, cells: int = 4,
