@@ -50,11 +50,11 @@ def responses(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.T
     return _with_gradient(network, layer, images)
 
 
-def _with_gradient(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.Tensor:
+def _with_gradient(network: PoseNetwork, layer: str, images: torch.Tensor, relu: bool = True) -> torch.Tensor:
     find_layer(network, layer)
     maps, passed = (images - network.mean_image) / network.spread, False
     for name, module in network.trunk.named_children():
-        if passed and not isinstance(module, nn.ReLU):
+        if passed and not (relu and isinstance(module, nn.ReLU)):
             break
         maps = module(maps)
         passed = passed or name == layer
@@ -312,7 +312,8 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150
 
     for _ in range(steps):
         shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-        maps_now = _with_gradient(network, layer, torch.roll(picture(), shift, (2, 3)))
+        # before the ReLU: where that is silent, no gradient would say how to wake it
+        maps_now = _with_gradient(network, layer, torch.roll(picture(), shift, (2, 3)), relu=False)
         optimizer.zero_grad()
         (-maps_now[range(len(maps)), maps, middle, middle].sum()).backward()
         optimizer.step()
