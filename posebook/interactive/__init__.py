@@ -162,7 +162,7 @@ def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
     buffer = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=85)
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
