@@ -11,11 +11,12 @@ import posebook
 
 PACKAGE = Path(posebook.__file__).parent
 ORDER = ("files", "skeleton", "geometry", "metrics", "datasets", "synthesis", "augment", "targets", "networks",
-         "pictorial", "floors", "training", "draw", "interactive", "results", "families", "sweep",
+         "pictorial", "floors", "training", "lifting", "explain", "draw", "interactive", "results", "families", "sweep",
          "__main__")
 """A module may import those before it, never one after it. A new module is put into its place here."""
 
-HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas")
+HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas",
+         "av", "cdflib", "h5py")
 PROBE = """
 import json, sys
 loaded = {}
