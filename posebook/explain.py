@@ -192,14 +192,28 @@ def near(places: BestPlaces, joints: np.ndarray, state: np.ndarray, radius: floa
     return np.where(away.min(axis=2) <= radius, nearest, joints.shape[1])
 
 
+def _labels(data: PoseDataset, crop: int, of: str) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, K, 2) in pixels of the central crop, and their state (N, K), of "joints" or of the middles of "parts";
+    a part with an absent joint is absent."""
+    joints, state = (part.numpy() for part in training.central_labels(data, crop))
+    if of == "joints":
+        return joints, state
+    if of != "parts":
+        raise ValueError(f"maps are asked about joints or parts, not about {of!r}")
+    weights = data.skeleton.limb_weights.mean(axis=0)                                        # (L, J)
+    whole = np.stack([state[:, used > 0].min(axis=1) for used in weights], axis=1)
+    return np.einsum("lj,njd->nld", weights, joints), whole
+
+
 def selectivity(network: PoseNetwork, layer: str, data: PoseDataset, radius: float | None = None,
-                labels_of: np.ndarray | None = None) -> np.ndarray:
+                labels_of: np.ndarray | None = None, of: str = "joints") -> np.ndarray:
     """How good a detector of each joint each map is: average precision (C, J) over all places of all images.
 
     A place counts as positive if the joint lies within `radius` pixels of the middle of what it sees (default a quarter
     of the receptive field's side). Images in which the joint is absent are left out.
 
     Args:
+        of: "joints", or "parts" for the middles of the skeleton's L limbs: (C, L).
         labels_of: (N,) the image whose labels are taken for each image; a permutation gives the control in which
             labels are shuffled over images.
 
@@ -209,7 +223,7 @@ def selectivity(network: PoseNetwork, layer: str, data: PoseDataset, radius: flo
     found = find_layer(network, layer)
     radius = radius or found.receptive_field / 4
     maps = torch.cat([maps for _, maps in _streamed(network, layer, data, 256)]).numpy()
-    joints, state = (part.numpy() for part in training.central_labels(data, network.config.crop))
+    joints, state = _labels(data, network.config.crop, of)
     if labels_of is not None:
         joints, state = joints[labels_of], state[labels_of]
     _, channels, height, width = maps.shape
@@ -322,12 +336,13 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150
 
 
 def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDataset, cells: int = 4,
-          ridge: float = 100.0) -> np.ndarray:
+          ridge: float = 100.0, of: str = "joints") -> np.ndarray:
     """How well a *linear* reader finds each joint from a layer alone: (J,) R^2 of its 2D place on `data`, mean of x and
     y.
 
     The reader is a ridge regression from the largest responses in `cells` x `cells` parts of each map, standardised.
-    1 is perfect, 0 as good as the mean place. Images in which a joint is absent do not count for it.
+    `of`: as for `selectivity`. 1 is perfect, 0 as good as the mean place. Images in which a joint is absent do not
+    count for it.
 
     Raises:
         ValueError: for an unknown layer or an empty data set.
@@ -341,8 +356,8 @@ def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDa
     middle, spread = known.mean(axis=0), known.std(axis=0) + 1e-9
     # A map that is nearly always silent has a tiny spread: without the limit one loud image would rule the fit.
     known, asked = (np.c_[np.clip((f - middle) / spread, -4, 4), np.ones(len(f))] for f in (known, asked))
-    truth, state = (part.numpy() for part in training.central_labels(train_set, network.config.crop))
-    true, marks = (part.numpy() for part in training.central_labels(data, network.config.crop))
+    truth, state = _labels(train_set, network.config.crop, of)
+    true, marks = _labels(data, network.config.crop, of)
     scores = []
     for j in range(truth.shape[1]):
         use, count = state[:, j] != ABSENT, marks[:, j] != ABSENT
@@ -485,8 +500,9 @@ def weights_report(network: PoseNetwork, head: str, dimensions: int, targets: np
 
 def features_report(network: PoseNetwork, data: PoseDataset, seed: int) -> dict[str, dict]:
     """How selective the maps are, for a record: layer -> average precision (C, J) of every map for every joint,
-    "trained" and "untrained", each also with labels "shuffled" over images; "dead" maps; and which joint lies "under"
-    each map's strongest response, as shares over images (C, J + 1), the last for the background."""
+    "trained" and "untrained", each also with labels "shuffled" over images; the same of "parts"; "dead" maps; and which
+    joint lies "under" each map's strongest response, as shares over images (C, J + 1), the last for the background.
+    """
     torch.manual_seed(seed)
     other = PoseNetwork(network.config)
     other.mean_image.copy_(network.mean_image)
@@ -500,7 +516,14 @@ def features_report(network: PoseNetwork, data: PoseDataset, seed: int) -> dict[
         found[layer] = {
             "receptive_field": places.layer.receptive_field, "dead": np.flatnonzero(places.dead),
             "under": np.stack([(under == j).mean(axis=0) for j in range(joints.shape[1] + 1)], axis=1),
-            **{name: selectivity(net, layer, data, labels_of=labels) for name, net, labels in (
-                ("trained", network, None), ("trained, shuffled", network, order),
-                ("untrained", other, None), ("untrained, shuffled", other, order))}}
+            **_four(network, other, layer, data, order, "joints"),
+            "parts": _four(network, other, layer, data, order, "parts")}
     return found
+
+
+def _four(network: PoseNetwork, other: PoseNetwork, layer: str, data: PoseDataset, order: np.ndarray,
+          of: str) -> dict[str, np.ndarray]:
+    """Selectivity of trained and untrained maps, with true and with shuffled labels."""
+    return {name: selectivity(net, layer, data, labels_of=labels, of=of) for name, net, labels in (
+        ("trained", network, None), ("trained, shuffled", network, order),
+        ("untrained", other, None), ("untrained, shuffled", other, order))}

@@ -281,3 +281,16 @@ def test_a_linear_probe_reads_what_is_there():
     assert labels.shape[0] == 400
     overfit = explain.probe(NETWORK, "conv3", train_set, train_set, ridge=1e-6)
     assert (overfit > scores).all() and overfit.mean() > 0.5
+
+
+def test_parts_are_the_middles_of_their_limbs():
+    table = explain.selectivity(NETWORK, "conv3", DATA, of="parts")
+    assert table.shape == (32, len(H36M17.limbs))
+    joints, state = training.central_labels(DATA, 64)
+    arm = H36M17.limb_names.index("left_upper_arm")
+    ends = [H36M17.index("left_shoulder"), H36M17.index("left_elbow")]
+    where, marks = explain._labels(DATA, 64, "parts")
+    np.testing.assert_allclose(where[:, arm], joints[:, ends].mean(dim=1), atol=1e-4)
+    assert np.array_equal(marks[:, arm] == 0, (state[:, ends] == 0).any(dim=1).numpy())
+    with pytest.raises(ValueError, match="joints or parts, not about 'hands'"):
+        explain.selectivity(NETWORK, "conv3", DATA, of="hands")
