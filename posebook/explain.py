@@ -96,10 +96,16 @@ def best_places(network: PoseNetwork, layer: str, data: PoseDataset, batch: int 
     """
     found, best, where = find_layer(network, layer), [], []
     for _, maps in _streamed(network, layer, data, batch):
-        value, index = maps.flatten(2).max(dim=2)
+        value, place = _strongest(maps)
         best.append(value)
-        where.append(torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1))
+        where.append(place)
     return BestPlaces(found, torch.cat(best).numpy(), torch.cat(where).numpy())
+
+
+def _strongest(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of maps (N, C, h, w) the largest response (N, C), and its row and column (N, C, 2)."""
+    value, index = maps.flatten(2).max(dim=2)
+    return value, torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1)
 
 
 def _streamed(network: PoseNetwork, layer: str, data: PoseDataset, batch: int):
@@ -132,8 +138,7 @@ def average_patches(network: PoseNetwork, layer: str, data: PoseDataset,
     found = find_layer(network, layer)
     total, best, where = 0, [], []
     for pixels, maps in _streamed(network, layer, data, batch):
-        value, index = maps.flatten(2).max(dim=2)
-        place = torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1)
+        value, place = _strongest(maps)
         best.append(value)
         where.append(place)
         total = total + _sum_patches(pixels, place * found.step, found.receptive_field)
@@ -171,7 +176,7 @@ def top_patches(places: BestPlaces, data: PoseDataset, crop: int, count: int = 9
 
 def equalised(patches: np.ndarray) -> np.ndarray:
     """Papers' picture of patches (..., 3, R, R): histogram-equalised per patch, then min-max scaled; float in 0..1."""
-    flat = patches.reshape(-1, patches[0].size if patches.ndim == 4 else int(np.prod(patches.shape[-3:])))
+    flat = patches.reshape(-1, int(np.prod(patches.shape[-3:])))
     ranks = flat.argsort(axis=1, kind="stable").argsort(axis=1).astype(np.float64)
     levels = ranks / max(1, flat.shape[1] - 1)
     return levels.reshape(patches.shape)

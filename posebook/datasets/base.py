@@ -109,7 +109,7 @@ class PoseDataset:
         to_source[:, :, 2] += to_source[:, :, 0] * (side - 1)  # the crop's last column is its first now
         to_source *= np.float32([[1, -1, -1], [-1, 1, 1]])
         parts = None if self.parts is None else PART_MIRROR[self.parts[..., ::-1]]
-        joints3d = None if self.joints3d is None else self.joints3d[:, swap] * np.float32([-1, 1, 1])
+        joints3d = None if self.joints3d is None else geometry.mirror3d(self.joints3d, self.skeleton)
         camera = None if self.camera is None else self.camera * np.float32([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
         return replace(self, images=self.images[..., ::-1], joints=joints, state=self.state[:, swap],
                        to_source=to_source, parts=parts, joints3d=joints3d, camera=camera)
