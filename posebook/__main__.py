@@ -18,7 +18,7 @@ from posebook.datasets import PoseDataset, download_lspet, join, load, load_pers
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import SKELETONS, Skeleton
-from posebook.targets import TASKS, Codec, Coordinates, build_codecs
+from posebook.targets import POSES, TASKS, Codec, Coordinates, ParentRelative, build_codecs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--skeleton", choices=list(SKELETONS), default=None,
                        help="joints to learn (default LSP14, with pose3d H36M17)")
     train.add_argument("--size", choices=list(networks.SIZES), default="small",
-                       help="small, small-b: 64 px, for a CPU; paper-a, paper-b: the papers' 112 px, for a GPU")
+                       help="small, small-b, resnet18: 64 px, for a CPU; paper-a, paper-b: the papers' 112 px, "
+                       "for a GPU")
     train.add_argument("--keep", type=float, help="probability to keep a unit of the heads' first hidden layer")
     train.add_argument("--pretrain", nargs="+", choices=TASKS, default=[], metavar="TASK",
                        help="first train a network for these tasks, then go on with its trunk and new heads")
@@ -304,7 +305,7 @@ def _measures(network: networks.PoseNetwork, codecs: dict[str, Codec], config: t
               train_set: PoseDataset, validation: PoseDataset, elsewhere: dict[str, PoseDataset]) -> dict:
     """All that a record says about a trained network."""
     some = _spread_out(train_set, 1000)
-    poses = [codec for task, codec in codecs.items() if task in ("regression", "pose3d")]
+    poses = [codec for codec in codecs.values() if isinstance(codec, Coordinates | ParentRelative)]
     free = load_person_free("validation", size=train_set.images.shape[-1], skeleton=train_set.skeleton) \
         if {"joints", "parts"} & set(codecs) else None
     return {
@@ -406,7 +407,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"nobody in {dataset} {options.split} is upright")
     codecs = build_codecs(tuple(network.heads), SKELETONS[about["skeleton"]], network.config.crop)
     predictions = {head: training.predict(network, codecs[head], data, head=head)
-                   for head in network.heads if head in ("regression", "joints")}
+                   for head in network.heads if head in (*POSES, "joints")}
     predictions = {**predictions,
                    "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
     for reason, count in data.skipped.items():
@@ -508,15 +509,16 @@ def _last_run() -> Path:
 def _predict(options: argparse.Namespace) -> None:
     network, about = _load(options.weights or results.shipped_weights("lspet"))
     skeleton = SKELETONS[about["skeleton"]]
-    if "regression" not in network.heads:
+    head = next((task for task in POSES if task in network.heads), None)
+    if head is None:
         raise ValueError(f"{options.weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
                          "name a network that does")
-    codec = Coordinates(len(skeleton), network.config.crop)
+    codec = build_codecs((head,), skeleton, network.config.crop)[head]
     for photo in options.photos:
         image = read_image(photo)
         height, width = image.shape[:2]
         tight = np.array([0, 0, width, height], np.float32) if options.box is None else options.box
-        pose = training.predict_pose(network, codec, image, tight)
+        pose = training.predict_pose(network, codec, image, tight, head)
         path = options.out / f"{photo.stem}-pose.png"
         _draw(image, pose, skeleton, tight, path)
         joints = {name: [round(float(v), 1) for v in xy] for name, xy in zip(skeleton.joints, pose, strict=True)}
