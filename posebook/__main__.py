@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     lift.add_argument("--split", default="validation", choices=["validation", "test"])
     lift.add_argument("--seed", type=int, default=0)
     lift.add_argument("--epochs", type=int, help=f"default {lifting.LiftingConfig().epochs}")
+    lift.add_argument("--weights", type=Path, help="of a network that gives joints in 2D: lift these")
     lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
@@ -478,17 +479,38 @@ def _lift(options: argparse.Namespace) -> None:
     config = lifting.LiftingConfig(seed=options.seed)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
-    train_set, data = (load(options.dataset, split, options.data).as_skeleton(skeleton)
-                       for split in ("train", options.split))
+    splits = [load(options.dataset, split, options.data) for split in ("train", options.split)]
+    train_set, data = (read.as_skeleton(skeleton) for read in splits)
     codec = build_codecs(("pose3d",), skeleton, CROP)["pose3d"]
-    lifter = lifting.train_lifter(train_set, codec, config)
-    tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data),
-              **results.floors3d(train_set, data)}
+    lifter, tables, about = None, results.floors3d(train_set, data), {}
+    if options.weights is None:
+        lifter = lifting.train_lifter(train_set, codec, config)
+        tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data), **tables}
+    else:
+        network, about = _load(options.weights)
+        flat, unseen = (read.as_skeleton(SKELETONS[about["skeleton"]]) for read in splits)
+        head = _pose_head(network, options.weights)
+        codec2d = build_codecs((head,), flat.skeleton, network.config.crop)[head]
+        seen, seen_unseen = (lifting.seen_by(network, codec2d, head, part) for part in (flat, unseen))
+        # true to true, true to seen, seen to seen: what the two-step way loses, and how much of it the lifter can mend
+        for name, learned, given in (("true_true", flat, unseen), ("true_seen", flat, seen_unseen),
+                                     ("seen_seen", seen, seen_unseen)):
+            lifter = lifting.train_lifter(train_set, codec, config, learned)
+            tables = {f"lifting_{name}": results.score3d(lifting.lift(lifter, codec, given), data), **tables}
     results.write_record(options.out, {
         "name": options.out.stem, "dataset": options.dataset, "split": options.split, "config": asdict(config),
+        "run": options.weights and options.weights.parent.name, "tasks": about.get("tasks"),
         "parameters": networks.count_parameters(lifter), "seed": options.seed, "scores3d": tables,
         "environment": results.environment()})
     print(results.score3d_table(tables, f"{options.dataset} {options.split}"))
+
+
+def _pose_head(network: networks.PoseNetwork, weights: Path) -> str:
+    """The network's head that gives joints in the picture."""
+    if head := next((task for task in POSES if task in network.heads), None):
+        return head
+    raise ValueError(f"{weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
+                     "name a network that does")
 
 
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:
@@ -509,10 +531,7 @@ def _last_run() -> Path:
 def _predict(options: argparse.Namespace) -> None:
     network, about = _load(options.weights or results.shipped_weights("lspet"))
     skeleton = SKELETONS[about["skeleton"]]
-    head = next((task for task in POSES if task in network.heads), None)
-    if head is None:
-        raise ValueError(f"{options.weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
-                         "name a network that does")
+    head = _pose_head(network, options.weights or results.shipped_weights("lspet"))
     codec = build_codecs((head,), skeleton, network.config.crop)[head]
     for photo in options.photos:
         image = read_image(photo)
