@@ -44,7 +44,8 @@ class Head:
 @dataclass(frozen=True)
 class MapHead:
     """Deconvolutions that each double the side of the trunk's maps, then one map for each joint (Simple Baselines,
-    Xiao et al. 2018).
+    Xiao et al. 2018). The last layer starts near zero, as there: begun at random, the first maps are a noise far
+    above the target, and what the head does to be rid of it silences it for good.
 
     Attributes:
         outputs: numbers in the answer: `side` x `side` of each joint in turn, rows before columns.
@@ -177,6 +178,8 @@ class PoseNetwork(nn.Module):
         for number, (name, head) in enumerate(config.heads.items()):
             self.heads[name] = _maps(last, head) if isinstance(head, MapHead) else _stack(self.features, head)
             (self if number == 0 else self.heads[name]).apply(_initialise)
+            if isinstance(head, MapHead):
+                nn.init.normal_(self.heads[name][-1].weight, std=0.001)
         self.densities = nn.ModuleDict({name: ResidualDensity() for name, head in config.heads.items()
                                         if isinstance(head, Head) and head.density})
 
