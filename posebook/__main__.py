@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, explain, families, floors, lifting, networks, results, sweep, training
+from posebook import augment, batch, explain, families, floors, lifting, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -91,6 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--set", action="append", default=[], type=_value, metavar="NAME=VALUE",
                        help="what stands for {NAME} in the file, such as lspet=DIR")
     sweep.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it may take")
+
+    chapters = _command(commands, "run", _run, "execute chapters of the book as a batch; start it again to go on")
+    chapters.add_argument("chapters", nargs="*", metavar="CHAPTER", help="by name or number, such as 03 (default: all)")
+    chapters.add_argument("--profile", choices=["smoke", "book", "paper"], default="smoke",
+                          help="smoke: seconds a chapter, no conclusions; book: the committed outputs; paper: the "
+                          "papers' sizes, for a GPU (default smoke)")
+    chapters.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                          help="another parameter of the chapter; may be repeated")
+    chapters.add_argument("--out", type=Path, default=Path("runs/book"), help="folder of notebooks and records "
+                          "(default runs/book)")
+    chapters.add_argument("--book", type=Path, default=results.results_folder().parent, help="folder of the chapters")
 
     evaluate = _command(commands, "evaluate", _evaluate, "score a network beside the floors")
     _data_options(evaluate, "as in the run's record")
@@ -390,6 +401,24 @@ def _sweep(options: argparse.Namespace) -> None:
         return
     if failed := sweep.run_sweep(left, options.out, options.jobs):
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; their log.txt say why")
+
+
+def _run(options: argparse.Namespace) -> None:
+    parameters = {"profile": options.profile, **{name: _read_value(text) for name, text in options.parameter}}
+    runs = batch.plan(batch.find_chapters(options.chapters, options.book), parameters)
+    left = batch.unfinished(runs, options.out)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished")
+    if failed := batch.run_chapters(left, options.out):
+        raise RuntimeError(f"{len(failed)} runs failed:\n" + "\n".join(
+            f"  {r['chapter']}, cell {r['cell']} ({r['cell_begins']}): {r['error']}" for r in failed))
+
+
+def _read_value(text: str) -> object:
+    """A number, true, false, null or a list where the text is one in JSON, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _evaluate(options: argparse.Namespace) -> None:
