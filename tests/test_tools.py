@@ -193,6 +193,32 @@ def test_urls_and_relative_paths_are_no_machine_paths(text):
     assert clean_notebooks.machine_path(text) is None
 
 
+def test_a_chapter_gets_the_colab_cell_and_keeps_its_numbers(notebook):
+    plain = [cell.source for cell in notebook.cells]
+    clean_notebooks.clean(notebook)
+    assert [cell.source for cell in notebook.cells] == plain       # no parameters, no chapter
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    clean_notebooks.clean(notebook)
+    assert [cell.source for cell in notebook.cells] == [plain[0], clean_notebooks.COLAB_CELL, *plain[1:]]
+    assert not clean_notebooks.problems(notebook)
+    again = nbformat.from_dict(notebook)
+    clean_notebooks.clean(again)
+    assert again == notebook
+
+
+def test_an_old_colab_cell_in_another_place_that_was_run_is_mended(notebook):
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    clean_notebooks.clean(notebook)
+    expected = nbformat.from_dict(notebook)
+    notebook.cells.append(notebook.cells.pop(1))
+    notebook.cells[-1].update(source="%pip install posebook", outputs=[stream("Collecting\n")], execution_count=1)
+    for cell in notebook.cells[1:-1]:
+        if cell.execution_count:
+            cell.execution_count += 1
+    clean_notebooks.clean(notebook)
+    assert notebook == expected
+
+
 # --- check_book
 
 
@@ -309,3 +335,17 @@ def test_what_no_page_may_hold_is_found(book, capsys, added, message):
     assert status == 1
     assert "extra.html" in error
     assert message in error
+
+
+def test_a_chapter_without_its_colab_button_is_reported(book, capsys):
+    (book / "_config.yml").write_text(
+        "repository: {url: https://github.com/a/b, branch: main}\nlaunch_buttons: {colab_url: https://colab.example}\n"
+    )
+    status, error = check(book, capsys)
+    address = "https://colab.example/github/a/b/blob/main/book/01-a.ipynb"
+    assert status == 1 and address in error and "extra" not in error and "index" not in error
+    chapter = book / "_build" / "html" / "book" / "01-a.html"
+    chapter.write_text(chapter.read_text().replace("<body>", f'<body><a href="{address}">Colab</a>'))
+    assert check(book, capsys)[0] == 0
+    chapter.write_text(chapter.read_text().replace("01-a.ipynb", "02-b.ipynb"))
+    assert check(book, capsys)[0] == 1

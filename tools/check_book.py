@@ -4,9 +4,9 @@
 
 A builder that finds nothing to build, or drops a figure, can still end without an error. So this reads _toc.yml and
 the notebooks, then the pages, and asks: does each chapter have a page, is each picture that the notebook holds shown
-on it (compared by content), is each file there that the page loads, does it work without the internet, and is it free
-of tracebacks and of paths of the machine that built it? One line for each thing that is wrong; the
-exit status is then 1.
+on it (compared by content), is each file there that the page loads, does it work without the internet, does a chapter
+have the button that opens this very notebook on Colab, and is it free of tracebacks and of paths of the machine that
+built it? One line for each thing that is wrong; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -119,6 +119,18 @@ def check_page(path: Path, notebook: nbformat.NotebookNode | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def colab_address(root: Path, name: str) -> str | None:
+    """Where the Colab button of a notebook should lead, by _config.yml; None if the book has no such button."""
+    path = root / "_config.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    colab = config.get("launch_buttons", {}).get("colab_url")
+    if not colab:
+        return None
+    repository = config["repository"]
+    where = urlsplit(repository["url"]).path.strip("/")
+    return f"{colab}/github/{where}/blob/{repository.get('branch', 'master')}/{name}.ipynb"
+
+
 def check_book(root: Path, html: Path) -> list[str]:
     """Check every page that `root`/_toc.yml promises in the folder `html`; return what is wrong, in words."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
@@ -135,6 +147,9 @@ def check_book(root: Path, html: Path) -> list[str]:
             continue
         notebook = nbformat.read(source, as_version=4) if source.is_file() else None
         found += [f"{page} {line}" for line in check_page(page, notebook)]
+        address = colab_address(root, name) if notebook else None
+        if address and address not in Page(page.read_text(encoding="utf-8")).links:
+            found.append(f"{page} has no button that leads to {address}")
     return found
 
 
