@@ -2,7 +2,7 @@
 
 `book/claims.toml` says in words what is claimed, names the records that bear on it and what those records must say of
 themselves. Every number and every verdict is computed from the records here; none is typed. `tools/write_pages.py`
-writes the page. (For a checkout of the repository: an installed package has the records, but neither ledger nor sweeps.)
+writes the page. (For a checkout of the repository: an installed package has the records, but not the ledger.)
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def problems(path: Path | None = None) -> list[str]:
             found.append(f"{name} says neither which sweep nor which command makes it")
         for seed in range(run["seeds"]):
             try:
-                record = results.read_record(f"{name}-{seed}")
+                record = _read(results.results_folder() / f"{name}-{seed}.json")
             except (FileNotFoundError, ValueError) as error:
                 found.append(str(error).split(";")[0])
                 continue

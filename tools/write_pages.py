@@ -15,9 +15,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from clean_notebooks import ROOT
 
 from posebook import claims, results
+from posebook.datasets import find_shards, human36m, lspet
 from posebook.skeleton import SKELETONS
 
 GROUPS = {"A": "Paper A: detection beside regression, in 2D", "B": "Paper B: the same in 3D, and what the weights know",
@@ -104,6 +106,23 @@ def fields() -> str:
                         for name, (needed, kind, meaning) in results.RECORD_FIELDS.items()])
 
 
+def splits() -> str:
+    """How the data sets are split, from their files, their loaders and the records of training on them."""
+    rows = []
+    for split in ("train", "validation", "test"):
+        columns = ("subject", "clip", "background")
+        shards = [pq.read_table(path, columns=list(columns)) for path in find_shards(split)]
+        count = {what: len(set().union(*(table[what].to_pylist() for table in shards))) for what in columns}
+        first, last = lspet.SPLITS[split]
+        rows.append([split, f"{sum(len(table) for table in shards):,} pictures of {count['subject']:,} persons, "
+                            f"{count['clip']} recordings, {count['background']} places",
+                     f"images {first} to {last}", ", ".join(human36m.SPLITS[split])])
+    record = results.read_record("regression-lspet-0")
+    rows[0][2] += f", {record['training_images']:,} usable"
+    rows[1][2] += f", {record['scores']['all']['network']['images']:,} usable"
+    return plain_table(["split", "people", "lspet", "Human3.6M"], rows)
+
+
 def joints() -> str:
     """The joint orders of all skeletons side by side, and their limbs."""
     length = max(len(s) for s in SKELETONS.values())
@@ -119,7 +138,8 @@ def findings() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
-                                       "joints": joints, "findings": findings}
+                                       "splits": splits, "joints": joints,
+                                       "findings": findings}
 
 
 def written(page: str) -> str:
