@@ -1,11 +1,14 @@
 """The ledger: its numbers come from the records, its verdicts from its rules, and its pages are not stale."""
 
 import json
+import re
 from pathlib import Path
 
+import check_book
 import numpy as np
 import pytest
 import write_pages
+import yaml
 
 from posebook import claims, results
 
@@ -175,3 +178,22 @@ def test_an_unknown_rule_is_named():
     claim = claims.Claim({"id": "Z", "of": "book", "rule": "hope", "tests": [{"label": "a", "ours": "b"}]}, {})
     with pytest.raises(ValueError, match="claim Z: there is no rule 'hope'; there are compare, seeds, sign"):
         _ = claim.findings
+
+
+def test_the_landing_page_leads_to_every_page():
+    toc = yaml.safe_load((BOOK.parent / "_toc.yml").read_text(encoding="utf-8"))
+    landing = (BOOK / "index.md").read_text(encoding="utf-8")
+    missing = [name for name in check_book.documents(toc)[1:] if f"]({Path(name).name})" not in landing]
+    assert not missing, f"index.md has no link to {', '.join(missing)}"
+
+
+def test_the_glossary_is_in_order_and_names_each_term_once():
+    text = (BOOK / "glossary.md").read_text(encoding="utf-8").partition("```{glossary}\n")[2]
+    blocks = [block for block in text.rstrip("`\n").split("\n\n") if block]
+    heads = [[line for line in block.splitlines() if not line.startswith(" ")] for block in blocks]
+    terms = [term for head in heads for term in head]
+    assert len(terms) == len(set(terms)) > 60
+    first = [head[0].lower().replace("3d", "threed") for head in heads]
+    assert first == sorted(first)
+    for term in re.findall(r"{term}`(?:[^`<]*<)?([^`>]+)>?`", text):
+        assert term in terms, f"the glossary leads to {term}, which it does not have"

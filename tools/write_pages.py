@@ -63,13 +63,13 @@ def entry(claim: claims.Claim, rules: dict[str, str]) -> str:
     units = {f.unit for f in found}
     unit = f", {units.pop()}" if len(units) == 1 and units != {""} else ""
     against, images = any(f.base for f in found), any(f.difference for f in found)
-    header = ["test", f"ours{unit}", *([f"against{unit}"] if against else []),
-              *(["difference (95 % over images)"] if images else []), "runs", "met?"]
-    rows = [[f.label, f.span(f.ours), *([f.span(f.base)] if against else []), *([f.interval] if images else []),
-             str(len(f.ours)), claims.OUTCOMES[f.outcome]] for f in found]
+    header = ["test", "met?", f"ours{unit}", *([f"against{unit}"] if against else []),
+              *(["difference (95 % over images)"] if images else []), "runs"]
+    rows = [[f.label, claims.OUTCOMES[f.outcome], f.span(f.ours), *([f.span(f.base)] if against else []),
+             *([f.interval] if images else []), str(len(f.ours))] for f in found]
     lines = [f"(claim-{text['id'].lower()})=\n### {text['id']}. {text['title']}",
              f"**{claim.verdict.capitalize()}** (chapter {chapter_link(text['chapter'])})."
-             + (f" Said in: {text['where']}." if "where" in text else ""),
+             + (f" Said in: {text['where'].rstrip('.')}." if "where" in text else ""),
              results.table(header, rows)]
     if "note" in text:
         lines.append(text["note"])
