@@ -227,10 +227,11 @@ def command(name: str, run: dict) -> str:
 # --- the ledger
 
 
-def read_ledger(path: Path | None = None) -> list[Claim]:
+@lru_cache(maxsize=4)                                       # a claim keeps what it has computed
+def read_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     """All claims, in the order of `book/claims.toml`."""
     content = _toml(path)
-    return [Claim(text, content["runs"]) for text in content["claims"]]
+    return tuple(Claim(text, content["runs"]) for text in content["claims"])
 
 
 def read_rules(path: Path | None = None) -> dict[str, str]:
