@@ -1,4 +1,4 @@
-"""`python -m posebook`: train, sweep, evaluate, predict, download, synthesize."""
+"""`python -m posebook`: train, sweep, evaluate, predict, export, download, synthesize."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, batch, explain, families, floors, lifting, networks, results, sweep, training
+from posebook import augment, batch, explain, export, families, floors, lifting, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -135,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--box", type=_box, help="x0,y0,x1,y1 around the person, pixels (default: the whole picture)")
     predict.add_argument("--weights", type=Path, help="default: the shipped network trained on photographs")
     predict.add_argument("--out", type=Path, default=Path("."), help="folder for NAME-pose.png (default: here)")
+
+    exported = _command(commands, "export", _export, "write a network as an ONNX file (needs the extra `export`)")
+    exported.add_argument("--weights", type=Path, required=True,
+                          help="a network of this book, such as one in book/weights")
+    exported.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
 
     download = _command(commands, "download", _download, "fetch a public data set, verified")
     download.add_argument("dataset", choices=["lspet"])
@@ -594,6 +599,14 @@ def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: 
             figure.savefig(part, dpi=100, format="png")
     finally:
         plt.close(figure)
+
+
+def _export(options: argparse.Namespace) -> None:
+    network, origin = networks.load_network(options.weights)
+    export.export_network(network, origin, options.out)
+    heads = ", ".join(network.heads)
+    print(f"{options.out}: {heads}; opset {export.OPSET}, {options.out.stat().st_size / 1e6:.1f} MB; "
+          "posebook/export.py says what goes in and comes out")
 
 
 def _download(options: argparse.Namespace) -> None:
