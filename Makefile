@@ -39,6 +39,7 @@ $(STAMP):
 	@rm -f $(HALF) && touch $@
 
 book: $(STAMP) ## build the book into _build/html/index.html; any warning is an error
+	$(PY) tools/build_live.py
 	$(VENV)/bin/jupyter-book build . --all -W --keep-going
 	$(PY) tools/check_book.py
 
@@ -54,5 +55,5 @@ lab: $(STAMP) ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab
 
 clean: ## remove what was built; the environment, runs/ and cache/ stay
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build assets/live/built .pytest_cache .ruff_cache .hypothesis
 	find . \( -name .git -o -path './$(VENV)' \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

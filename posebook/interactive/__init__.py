@@ -158,6 +158,19 @@ def neurons(averages: np.ndarray, patches: np.ndarray, scores: np.ndarray, contr
                   "control": np.nan_to_num(controls[c]).round(3).tolist()} for c in range(count)]})
 
 
+def live_network(small: bool = False) -> str:
+    """HTML in which the book's own 2D networks run, on the reader's pictures too, without a kernel.
+
+    Unlike the other figures it works only in pages of the built book, which load `assets/live` from `_static`; anywhere
+    else, JupyterLab for one, its place says so in a sentence.
+
+    Args:
+        small: a picture and its joints alone, without the maps behind them.
+    """
+    text = resources.files("posebook.interactive").joinpath("live.html").read_text(encoding="utf-8")
+    return text.replace("FIGURE_SMALL", " data-small" if small else "")
+
+
 def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
