@@ -25,9 +25,8 @@ export function drawPose(group, points, about, unit) {
       ...(limb.side === "right" ? {"stroke-dasharray": `${1.6 * unit} ${1.7 * unit}`} : {})});
   }
   points.forEach(([cx, cy], k) => {
-    const dot = add(group, "circle", {cx, cy, r: 0.95 * unit, fill: COLOURS[about.sides[k]], stroke: "#fff",
+    add(group, "circle", {cx, cy, r: 0.95 * unit, fill: COLOURS[about.sides[k]], stroke: "#fff",
       "stroke-width": 0.35 * unit});
-    add(dot, "title", {}).textContent = about.joints[k].replaceAll("_", " ");
   });
 }
 

@@ -17,7 +17,7 @@ const plain = name => name.replaceAll("_", " ");
 function markup(id, small) {
   const behind = small ? "" : `
     <div class="behind">
-      <fieldset><legend>Network trained on</legend><div class="networks"></div></fieldset>
+      <fieldset><legend>Network trained on</legend><div class="networks"></div><p class="score"></p></fieldset>
       <p><label>Joints from <select class="source">
         <option value="regression">the regression</option>
         <option value="joints_best">each joint's most probable window</option>
@@ -35,6 +35,8 @@ function markup(id, small) {
           <p><label>map <input type="range" class="number" min="0" max="31" value="0"></label> <span class="said-map"></span>
           </p></figure>
       </div>
+      <details><summary>The joints as numbers</summary><table><thead><tr><th>joint</th><th>x</th><th>y</th></tr></thead>
+        <tbody></tbody></table></details>
     </div>`;
   return `
     <div class="choose" role="group" aria-label="Choose a picture">
@@ -165,7 +167,7 @@ class Figure {
     source.addEventListener("change", () => { this.chosenSource = true; this.paint(); });
     for (const control of [".thing", ".layer", ".truth"]) this.find(control).addEventListener("change", () => this.paint());
     this.find(".number").addEventListener("input", () => this.paint());
-    source.value = this.list.networks[this.network].source;
+    this.syncNetwork();
   }
 
   listen() {
@@ -324,7 +326,10 @@ class Figure {
     this.last = null;
     if (this.small) return;
     this.find(`.networks input[value=${this.network}]`).checked = true;
-    if (!this.chosenSource) this.find(".source").value = this.list.networks[this.network].source;
+    const {scores, source} = this.list.networks[this.network];
+    if (!this.chosenSource) this.find(".source").value = source;
+    this.find(".score").textContent = `On pictures of that kind which it has not learned from, ` +
+      `${Math.round(100 * Math.max(...Object.values(scores)))} of 100 joints come within a fifth of the torso's length.`;
   }
 
   async ready(name) {
@@ -409,7 +414,7 @@ class Figure {
     this.find(".timing").textContent = `This run: crop ${time(this.last.cropped)} ms, network ` +
       `${time(this.last.milliseconds)} ms.${this.example ? ` Mean error ${this.error(points).toFixed(1)} pixels of this ` +
       `picture's ${width}.` : ""}`;
-    if (!this.small) this.paintBehind(about);
+    if (!this.small) this.paintBehind(about, points);
   }
 
   /** Joints [x, y] in pixels of the picture. */
@@ -425,7 +430,9 @@ class Figure {
     return away.reduce((a, b) => a + b, 0) / away.length;
   }
 
-  paintBehind(about) {
+  paintBehind(about, points) {
+    this.find("tbody").innerHTML = points.map(([x, y], k) => `<tr><th scope="row">${plain(about.joints[k])}</th>` +
+      `<td>${x.toFixed(1)}</td><td>${y.toFixed(1)}</td></tr>`).join("");
     const {answers, crop} = this.last, choice = this.find(".thing").value, seen = this.find(".seen");
     drawCrop(seen, crop, about.crop, Boolean(choice));
     const group = clear(this.find(".view svg")), told = this.find(".said-windows");
@@ -442,7 +449,7 @@ class Figure {
     slider.max = dims[1] - 1;
     const number = Number(slider.value), count = dims[2] * dims[3];
     const largest = drawMap(this.find(".map"), data.subarray(number * count, (number + 1) * count), dims[3]);
-    this.find(".said-map").textContent = `${number} of ${dims[1]}, ${dims[3]} x ${dims[3]} values, ` +
+    this.find(".said-map").textContent = `${number} (of 0 to ${dims[1] - 1}), ${dims[2]} x ${dims[3]} values, ` +
       (largest > 0 ? `largest ${largest.toFixed(2)}` : "all zero here");
     slider.setAttribute("aria-valuetext", this.find(".said-map").textContent);
     this.find(".map").setAttribute("aria-label", `Map ${this.find(".said-map").textContent} of ${layer}`);
