@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import neurons, pairs, skeletons, structure, window_grid
+from posebook.interactive import live_network, neurons, pairs, skeletons, structure, window_grid
 from posebook.pictorial import learn_springs
 from posebook.skeleton import H36M17, LSP14, UPPER8, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
@@ -112,3 +112,19 @@ def test_the_neurons_figure_holds_one_sheet_a_map():
     for change in ({"scores": parts["scores"][:, :5]}, {"patches": parts["patches"][:, :4]}, {"dead": [False]}):
         with pytest.raises(ValueError, match="the figure needs, for each"):
             neurons(**{**parts, **change})
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_live_network_loads_files_that_are_there_and_says_where_it_cannot_run(small):
+    text = live_network(small=small)
+    assert "FIGURE_" not in text and ("data-small" in text) == small
+    assert "JupyterLab" in text and "http.server" in text
+    loaded = re.findall(r'(?:src|href)="\.\./_static/([^"]+)"', text)
+    assert len(loaded) == 2
+    assets = Path(__file__).parents[1] / "assets"
+    assert all((assets / name).is_file() for name in loaded)
+    scripts = [assets / "live" / "live.js"]
+    for script in scripts:                                             # the modules find each other too
+        scripts += [path for name in re.findall(r'^import .* from "\./([^"]+)"', script.read_text(), re.M)
+                    if (path := assets / "live" / name) not in scripts]
+    assert len(scripts) == 5 and all(path.is_file() for path in scripts)

@@ -107,13 +107,15 @@ def runtime(out: Path, cache: Path) -> None:
     """
     registry = os.environ.get("npm_config_registry") or "https://registry.npmjs.org"
     fetch(f"{registry.rstrip('/')}/onnxruntime-web/-/{PACKAGE}", cache / PACKAGE, DIGEST)
-    with tarfile.open(cache / PACKAGE) as package:
-        for name in (SCRIPT, BINARY):
-            content = package.extractfile(f"package/dist/{name}").read()         # one named file: no path is followed
-            if name == BINARY:
-                name, content = f"{name}.gz", gzip.compress(content, 9, mtime=0)
-            with whole_file(out / name) as part:
-                part.write_bytes(content)
+    try:
+        with tarfile.open(cache / PACKAGE) as package:
+            # Two files by name, into names of our own: no path in the archive is followed.
+            script, binary = (package.extractfile(f"package/dist/{name}").read() for name in (SCRIPT, BINARY))
+    except (tarfile.TarError, KeyError, AttributeError, EOFError) as error:
+        raise OSError(f"{cache / PACKAGE} is no package of onnxruntime-web with {SCRIPT} and {BINARY}") from error
+    for name, content in ((SCRIPT, script), (f"{BINARY}.gz", gzip.compress(binary, 9, mtime=0))):
+        with whole_file(out / name) as part:
+            part.write_bytes(content)
 
 
 def _network(dataset: str, out: Path) -> dict:

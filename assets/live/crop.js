@@ -2,7 +2,8 @@
 //
 // The package resizes with Pillow, and the network's answer depends a little on how. So this is Pillow's arithmetic, step
 // by step: a triangle that widens when the picture shrinks, weights in fixed point with 22 bits, rows before columns, and
-// rounding to bytes after each of the two. The bytes are the same ones (tested).
+// rounding to bytes after each of the two. The bytes are the same ones (tested), except that Pillow 13 takes the columns of
+// tall pictures first, as older versions do not: there they may differ by 1.
 
 const BITS = 22;
 const float32 = Math.fround;

@@ -42,7 +42,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="package")
 def site(tmp_path_factory):
-    """The address of a server with the pages full.html and small.html, and the figure's files where they expect them."""
+    """The address of a server with the pages full.html and small.html, and the figure's files where they look."""
     try:
         build_live.build()
     except OSError as error:
@@ -170,7 +170,9 @@ def test_the_crop_has_the_package_s_bytes(page, site, width, height):
             square = geometry.square_box(box, ENLARGE)
             assert ours["square"] == square.tolist()
             theirs = crop_image(image, square, size).transpose(2, 0, 1)
-            np.testing.assert_array_equal(np.reshape(ours["crop"], theirs.shape), theirs, err_msg=str(box))
+            away = np.abs(np.reshape(ours["crop"], theirs.shape).astype(int) - theirs).max()
+            left, top, right, bottom = np.ceil(np.maximum([*-square[:2], *(square[2:] - [width, height])], 0))
+            assert away == 0 or (away == 1 and height + top + bottom > width + left + right), box    # see crop.js
 
 
 READ = """async text => {
