@@ -14,6 +14,7 @@ One file holds everything from the pixels to the joints, so that no program that
 | `parts`, `parts_probability` | L instead of J | the same of the body parts |
 | `pose3d` | (N, 3 J) float32 | the 3D head's answer |
 | `pose_mm` | (N, J, 3) float32 | the same, decoded: millimetres from the root, x right, y down, z away |
+| `heatmaps`, `softargmax`, `rle` | (N, ...) float32 | the answers of these heads, each with its decoded `..._pose` |
 | `conv2`, `conv3` | (N, C, h, w) float32 | the maps of these convolutions, after the ReLU if there is one |
 
 Outputs of heads that a network lacks are left out. What numbers and words belong to the file (`about`: joints, limbs,
@@ -84,15 +85,15 @@ class _WholeWay(nn.Module):
             layer = name if isinstance(module, nn.Conv2d) else layer
             if layer in LAYERS and (name == layer or isinstance(module, nn.ReLU)):
                 found[layer] = maps                                      # a ReLU's answer takes its convolution's place
-        features = maps.flatten(1)
-        answers = {name: head(features) for name, head in network.heads.items()}
+        answers = network.answer(maps, list(network.heads))
         for name, answer in answers.items():
             codec = self.codecs[name]
             if name in ("joints", "parts"):
                 answers = {**answers, f"{name}_probability": codec.probabilities(answer),
                            f"{name}_mean": codec.decode(answer), f"{name}_best": codec.decode(answer, hard=True)}
             else:
-                answers = {**answers, "pose" if name == "regression" else "pose_mm": codec.decode(answer)}
+                decoded = {"regression": "pose", "pose3d": "pose_mm"}.get(name, f"{name}_pose")
+                answers = {**answers, decoded: codec.decode(answer)}
         answers |= found
         self.names = list(answers)
         return tuple(answers.values())

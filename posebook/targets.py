@@ -356,7 +356,7 @@ class _Maps:
 
     def maps(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, outputs) to maps (N, J, side, side) in float32."""
-        return output.float().reshape(len(output), self.joints, self.side, self.side)
+        return output.float().unflatten(1, (self.joints, self.side, self.side))
 
 
 @dataclass(frozen=True)
@@ -428,7 +428,7 @@ class SoftArgmax(_Maps):
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, outputs) to joints (N, J, 2) in input pixels."""
-        chance = self.maps(output).flatten(2).softmax(dim=-1).reshape(len(output), self.joints, self.side, self.side)
+        chance = self.maps(output).flatten(2).softmax(dim=-1).unflatten(2, (self.side, self.side))
         cells = torch.arange(self.side, dtype=torch.float32, device=output.device)
         return self.to_pixels(torch.stack([chance.sum(dim=2) @ cells, chance.sum(dim=3) @ cells], dim=-1))
 

@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from posebook import explain, export, networks
 from posebook.__main__ import main
@@ -103,6 +104,29 @@ def test_a_3d_network_of_paper_b_can_be_exported(tmp_path):
     linear_last = export.outputs(made, {"skeleton": "H36M17"}, pixels)["conv3"]
     assert torch.equal(linear_last, explain.responses(made, "conv3", pixels.float() / 255))
     assert (linear_last < 0).any()                                                # paper B's last maps have no ReLU
+
+
+@pytest.mark.parametrize("tasks, skeleton, size", [
+    (("regression", "joints", "parts"), LSP14, "small"), (("pose3d", "joints"), H36M17, "small-b"),
+    (("softargmax", "rle"), LSP14, "small")])
+def test_onnx_s_own_definition_of_the_operators_gives_the_package_s_numbers(tmp_path, tasks, skeleton, size):
+    made, origin = network(tasks, skeleton, size), {"skeleton": skeleton.name}
+    export.export_network(made, origin, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    assert {shape[0] for shape in shapes(model.graph.output).values()} == {"N"}
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    found = ReferenceEvaluator(model).run(None, {"pixels": pixels.numpy()})
+    wanted = export.outputs(made, origin, pixels)
+    assert [v.name for v in model.graph.output] == list(wanted)
+    for ours, (name, theirs) in zip(found, wanted.items(), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4 * max(1, theirs.abs().max().item()), err_msg=name)
+
+
+def test_a_network_with_heat_maps_can_be_exported(tmp_path):
+    export.export_network(network(("heatmaps",)), ORIGIN, tmp_path / "a.onnx")
+    assert shapes(onnx.load(tmp_path / "a.onnx").graph.output) == {
+        "heatmaps": ["N", 14 * 16 * 16], "heatmaps_pose": ["N", 14, 2], "conv2": ["N", 6, 24, 24],
+        "conv3": ["N", 8, 8, 8]}
 
 
 def test_weights_without_a_skeleton_are_refused_and_nothing_is_written(tmp_path):
