@@ -24,7 +24,7 @@ function markup(id, small) {
         <option value="joints_mean">the mean of its windows</option></select></label></p>
       <p><label><input type="checkbox" class="truth"> show the true joints (pink crosses)</label></p>
       <div class="pair">
-        <figure><figcaption>What the network sees, and <label>the windows of <select class="thing"></select></label>
+        <figure><figcaption><label>What the network sees, and the windows of <select class="thing"></select></label>
           </figcaption>
           <div class="view"><canvas class="seen" width="64" height="64" role="img"></canvas>
           <svg viewBox="-0.5 -0.5 64 64" aria-hidden="true"></svg></div>
@@ -55,7 +55,7 @@ function markup(id, small) {
         <p class="help" id="${id}-help">Drag the box around one person: its corners, or the cross in its middle. With the
           keyboard, go to one of them and use the arrow keys, with Shift for larger steps. The network sees the dashed square.</p>
         <div class="loading"><button type="button" class="start"></button>
-          <progress hidden aria-label="Loading the network"></progress> <span class="progress"></span></div>
+          <progress hidden aria-label="Loading the network"></progress> <span class="received"></span></div>
         <p class="status" role="status"></p>
         <p class="timing"></p>
         <p class="legend"><span class="left">person's left</span> <span class="right">person's right</span>
@@ -334,7 +334,7 @@ class Figure {
 
   async ready(name) {
     if (!this.networks.has(name)) {
-      const bar = this.find("progress"), text = this.find(".progress");
+      const bar = this.find("progress"), text = this.find(".received");
       this.find(".start").hidden = true;
       bar.hidden = false;
       bar.removeAttribute("value");

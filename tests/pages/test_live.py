@@ -237,7 +237,7 @@ def test_an_upload_gives_the_joints_of_the_command_predict(figure):
 def test_the_page_asks_only_its_own_server_and_loads_less_than_allowed(figure):
     loaded = {}
     figure.on("response", lambda answer: loaded.update({answer.url: int(answer.headers.get("content-length", 0))}))
-    figure.evaluate("""() => { const text = document.querySelector('.progress'); window.seen = [];
+    figure.evaluate("""() => { const text = document.querySelector('.received'); window.seen = [];
         new MutationObserver(() => seen.push(text.textContent)).observe(text, {childList: true}); }""")
     assert "Start: load the network (8.6 MB)" in figure.inner_text(".start")
     figure.click(".start")
