@@ -3,7 +3,7 @@
     python benchmarks/live.py [--runs 300] [--write]
 
 Bytes that the page loads, seconds from the click to the first joints, and milliseconds a picture: crop, network,
-and all of it with the drawing, for pictures of 128 pixels and of 1280. Needs Chromium and the files of
+and all of it with the drawing, for pictures of 128 pixels and of 1024, the largest. Needs Chromium and the files of
 tools/build_live.py.
 """
 
@@ -96,7 +96,7 @@ def measure(address: str, runs: int) -> dict:
         page.wait_for_function(done.format("people"))
         first, one = time.perf_counter() - began, page.evaluate(loaded)
         times = {side: {part: {"median": float(np.median(values)), "95": float(np.percentile(values, 95))}
-                        for part, values in page.evaluate(MEASURE, [runs, side]).items()} for side in (128, 1280)}
+                        for part, values in page.evaluate(MEASURE, [runs, side]).items()} for side in (128, 1024)}
         page.check("text=photographs")
         page.wait_for_function(done.format("lspet"))
         both, version = page.evaluate(loaded), browser.version

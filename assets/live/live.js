@@ -221,6 +221,16 @@ class Figure {
 
   get longest() { return Math.max(this.picture.width, this.picture.height); }
 
+  /** All pixels of the picture, read once. */
+  pixels() {
+    if (this.pixelsOf !== this.picture) {
+      const {width, height} = this.picture;
+      this.pixelsOf = this.picture;
+      this.read = this.picture.getContext("2d", {willReadFrequently: true}).getImageData(0, 0, width, height);
+    }
+    return this.read;
+  }
+
   async show(example, button = this.find(".examples button")) {
     const answer = await fetch(new URL(`built/${example.file}`, import.meta.url));
     const canvas = await fromFile(await answer.blob());
@@ -369,10 +379,8 @@ class Figure {
       do {
         this.again = false;
         const name = this.network, network = await this.ready(name), picture = this.picture;
-        const {width, height} = picture, square = squareBox(this.box, network.about.enlarge);
-        const began = performance.now();
-        const pixels = picture.getContext("2d", {willReadFrequently: true}).getImageData(0, 0, width, height);
-        const crop = cropImage(pixels, square, network.about.crop), cropped = performance.now() - began;
+        const square = squareBox(this.box, network.about.enlarge), began = performance.now();
+        const crop = cropImage(this.pixels(), square, network.about.crop), cropped = performance.now() - began;
         const {answers, milliseconds} = await network.run(crop);
         if (picture === this.picture && name === this.network) {
           this.last = {answers, crop, square, about: network.about, cropped, milliseconds};

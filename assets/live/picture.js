@@ -1,7 +1,7 @@
 // Pictures from files, the clipboard and the camera, as canvases that are not too large.
 
 /** A longer side than this is scaled down: the network sees 64 pixels, and large pictures cost time and memory. */
-export const LONGEST = 1280;
+export const LONGEST = 1024;
 
 /** A canvas with the picture, its longer side at most LONGEST. White shows where it is transparent. */
 function drawn(source, width, height) {
