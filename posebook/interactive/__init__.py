@@ -168,7 +168,8 @@ def live_network(small: bool = False) -> str:
         small: a picture and its joints alone, without the maps behind them.
     """
     text = resources.files("posebook.interactive").joinpath("live.html").read_text(encoding="utf-8")
-    return text.replace("FIGURE_SMALL", " data-small" if small else "")
+    instead = "" if small else " In JupyterLab, run the cells of this chapter instead."
+    return text.replace("FIGURE_SMALL", " data-small" if small else "").replace("FIGURE_INSTEAD", instead)
 
 
 def _jpeg(image: np.ndarray) -> str:
