@@ -1,5 +1,6 @@
 """Figures that a reader can touch. Each is a piece of HTML with its data and a little script inside: it works in
-the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(window_grid(...)))`.
+the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(window_grid(...)))`. README.md says how
+they are made and what they share.
 """
 
 from __future__ import annotations
@@ -274,6 +275,8 @@ def _spoken(names: Sequence[str]) -> list[str]:
 def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2] or image.dtype != np.uint8:
+        raise ValueError(f"a picture is (3, S, S) uint8, not {image.shape} {image.dtype}")
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
