@@ -143,7 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     lift.add_argument("--weights", type=Path, help="of a network that gives joints in 2D: lift these")
     lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
-    filmed = _command(commands, "film", _film, "train a regressor on people and keep its poses as it learns")
+    filmed = _command(commands, "film", _film, "train a regressor and keep the poses it gives to a few as it learns")
+    _data_options(filmed)
     filmed.add_argument("--recipe", choices=list(film.RECIPES), default="book", help="settings (default book)")
     filmed.add_argument("--seed", type=int, default=0)
     filmed.add_argument("--epochs", type=int, help=f"frames (default {film.FRAMES})")
@@ -571,12 +572,12 @@ def _film(options: argparse.Namespace) -> None:
     config = replace(film.RECIPES[options.recipe], seed=options.seed)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
-    train_set, validation = (load("people", split, limit=limit).as_skeleton(SKELETONS["LSP14"])
+    train_set, validation = (load(options.dataset, split, options.data, limit=limit).as_skeleton(SKELETONS["LSP14"])
                              for split, limit in (("train", options.limit), ("validation", None)))
     codec = build_codecs(("regression",), validation.skeleton, CROP)["regression"]
     found = film.record("small", codec, train_set, validation, config, film.cast(validation))
     results.write_record(options.out, {
-        "name": options.out.stem, "recipe": options.recipe, "dataset": "people", "split": "validation",
+        "name": options.out.stem, "recipe": options.recipe, "dataset": options.dataset, "split": "validation",
         "skeleton": validation.skeleton.name, "training_images": len(train_set), "seed": options.seed, **found,
         "mean_pose_loss": training.mean_pose_loss(train_set, codec, validation), "environment": results.environment()})
     print(results.table(["pictures seen", "loss", "PCK@0.2 (torso)", "spread"], [
