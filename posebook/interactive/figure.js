@@ -93,5 +93,7 @@
         waiting = setTimeout(() => { spoken.textContent = text; }, 400);
       };
     }
+    // JupyterLab would take the arrow keys for itself.
+    document.getElementById("FIGURE_ID").setAttribute("data-lm-suppress-shortcuts", "true");
     return {colours, make, set, add, drag, arrows, skeleton, slider, buttons, speaker};
   })();

@@ -226,6 +226,11 @@ def test_the_film_is_scrubbed_played_and_changed(page):
     assert page.evaluate(truths) == "visible" and page.problems == []
 
 
+def test_jupyterlab_leaves_the_keys_to_the_figures(page):
+    show(page, one_person(), two_takes())
+    assert page.locator("[data-lm-suppress-shortcuts=true] input[type=range]").count() == 2
+
+
 @pytest.mark.parametrize("figure", [one_person, two_takes])
 def test_figures_fit_a_phone_and_a_finger(page, figure):
     page.set_viewport_size({"width": 390, "height": 844})
