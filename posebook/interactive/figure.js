@@ -67,6 +67,14 @@
       };
       input.setAttribute("aria-label", label);
       input.addEventListener("input", () => { show(); work(Number(input.value)); });
+      // As a slider does by itself, except where a notebook takes the arrow keys first.
+      input.addEventListener("keydown", event => {
+        const way = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1}[event.key];
+        if (!way || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        input.stepUp(way);
+        input.dispatchEvent(new Event("input", {bubbles: true}));
+      });
       show();
       return {input, get value() { return Number(input.value); }, set value(v) { input.value = v; show(); }};
     }
