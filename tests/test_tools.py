@@ -309,6 +309,14 @@ def test_a_picture_of_an_older_run_is_found(book, capsys):
     assert "does not show the figure" in error
 
 
+@pytest.mark.parametrize("link", [
+    "#here", "extra.html?v=1#here", "01-a.html", "../_images/a.png", "..", "#%68ere", "#", "https://example.org/x#y",
+    "mailto:jo@example.org", "../index.html"])
+def test_links_that_arrive_pass(book, capsys, link):
+    replace(book, "book/extra.html", "</body>", f'<h2 id="here">Here</h2><a href="{link}">a link</a></body>')
+    assert check(book, capsys) == (0, "")
+
+
 def test_a_removed_output_need_not_be_shown(book, capsys):
     replace(book, "book/01-a.html", '<img src="../_images/a.png" />', "")
     path = book / "book" / "01-a.ipynb"
@@ -328,6 +336,9 @@ def test_a_removed_output_need_not_be_shown(book, capsys):
         ('<link rel="stylesheet" href="//cdn.example.org/x.css">', "cannot be read offline"),
         ('<img src="https://example.org/badge.svg">', "cannot be read offline"),
         ('<script src="../missing.js"></script>', "loads a file that is not there: ../missing.js"),
+        ('<a href="02-b.html">next</a>', "links to a file that is not there: 02-b.html"),
+        ('<a href="index.html#nowhere">up</a>', "links to a place that is not there: index.html#nowhere"),
+        ('<a href="#nowhere">down</a>', "links to a place that is not there: #nowhere"),
     ],
 )
 def test_what_no_page_may_hold_is_found(book, capsys, added, message):

@@ -90,15 +90,16 @@ def browser(site: str) -> Iterator:
 def page(browser, site: str) -> Iterator:
     """A fresh page, 1280 x 900. `page.strangers`: addresses on other hosts that it asked for, in vain; `page.problems`:
     its errors, those of scripts and those that it wrote to the console."""
-    with_context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = with_context.new_page()
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
     watch(page, site)
     yield page
-    with_context.close()
+    context.close()
 
 
 def watch(page, site: str) -> None:
     """Cut a page off from all hosts but `site`, and note what goes wrong on it."""
+    page.set_default_timeout(120_000)                       # a busy machine may take its time
     page.strangers, page.problems = [], []
     strange = re.compile(rf"^(https?|wss?)://(?!{re.escape(site.partition('//')[2])}/)")
 
