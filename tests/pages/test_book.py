@@ -10,48 +10,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import nbformat
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
-from check_book import HIDING_TAGS, documents, shown_images
-from conftest import HTML, ROOT, watch
+from built_book import COMPRESSED, DOCUMENTS, HTML, LOADED, load, notebook, short, sources, watch
+from check_book import HIDING_TAGS, shown_images
 
-DOCUMENTS = documents(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
 WIDTHS, THEMES = (1280, 390), ("light", "dark")
 MAX_BYTES = 2_000_000
 OF_THE_LIVE_NETWORK = (".onnx", ".wasm")
-COMPRESSED = (".html", ".js", ".mjs", ".css", ".json", ".svg")        # what a web host sends compressed
-READ = """async () => {
-  const pause = time => new Promise(done => setTimeout(done, time));
-  for (let y = 0; y < document.scrollingElement.scrollHeight; y += innerHeight * 0.8) {
-    scrollTo(0, y);
-    await pause(30);
-  }
-  if (window.MathJax?.startup) await MathJax.startup.promise;
-  const loaded = () => performance.getEntriesByType("resource").length;
-  const whole = () => [...document.images].every(image => image.complete);
-  for (let before = -1, tries = 0; (before !== loaded() || !whole()) && tries < 100; tries++) {
-    before = loaded();
-    await pause(500);
-  }
-}"""
-LOADED = """() => ["navigation", "resource"].flatMap(kind => performance.getEntriesByType(kind)).map(e => e.name)"""
-
-
-def sources() -> list[str]:
-    """The pages that are notebooks."""
-    return [name for name in DOCUMENTS if (ROOT / f"{name}.ipynb").is_file()]
-
-
-def short(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def load(page, site: str, name: str) -> None:
-    """Open a page and read it to the end."""
-    page.goto(f"{site}/{name}.html")
-    page.evaluate(READ)
 
 
 @pytest.fixture(scope="module", params=DOCUMENTS, ids=short)
@@ -70,10 +36,6 @@ def show(page, width: int, theme: str) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme)
     page.wait_for_timeout(350)                              # colours fade from one scheme to the other
-
-
-def notebook(name: str) -> nbformat.NotebookNode:
-    return nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
 
 
 def squeezed(text: str) -> str:

@@ -3,8 +3,7 @@
 import re
 
 import pytest
-from conftest import ROOT
-from test_book import load, notebook, short, sources
+from built_book import load, notebook, short, sources
 
 CHAPTERS = sources()
 FOLDS = {"a cell's code": "details.hide", "a solution": "details.sd-dropdown"}
@@ -116,7 +115,8 @@ def test_a_chapter_prints(page, site, name):
         bars: seen(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .copybtn, .prev-next-area, footer"),
         folded: [...document.querySelectorAll("details.sd-dropdown .sd-card-text")].filter(p => !p.checkVisibility(
           {contentVisibilityAuto: true})).length,
-        white: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.querySelector("p")).color,
+        white: getComputedStyle(document.body).backgroundColor,
+        ink: getComputedStyle(document.querySelector("article p")).color,
       };
     }""")
     assert paper["cut"] == [] and paper["bars"] == 0 and paper["folded"] == 0
@@ -125,4 +125,3 @@ def test_a_chapter_prints(page, site, name):
     pdf = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "10mm"), print_background=True)
     assert pdf.startswith(b"%PDF") and b"/Type /Pages" in pdf
     assert len(re.findall(rb"/Subtype\s*/Image", pdf)) >= pictures
-    (ROOT / "runs" / f"{short(name)}.pdf").write_bytes(pdf) if (ROOT / "runs").is_dir() else None
