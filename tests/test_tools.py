@@ -5,9 +5,11 @@ import base64
 import check_book
 import clean_notebooks
 import nbformat
+import page_fixes
 import pytest
 import typed_numbers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n not much of a picture").decode()
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\n'
@@ -391,3 +393,21 @@ def test_all_typed_numbers_can_be_listed(notebook, tmp_path, capsys):
     notebook.cells.append(new_markdown_cell("A PCK of 0.29 and a loss of 5.", id="prose"))
     assert typed_numbers.main(["--all", str(write(notebook, tmp_path / "a.ipynb"))]) == 1
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --- page_fixes
+
+
+def test_pictures_say_how_large_they_are(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a b.png")
+    pictures = {"a b.png": tmp_path / "a b.png"}
+    tag = '<img alt="a" src="../_images/a%20b.png" />'
+    assert page_fixes.with_sizes(f"<p>{tag}</p>{tag}", pictures).count('<img width="30" height="20" alt="a" src=') == 2
+    for left in ('<img width="9" src="_images/a%20b.png">', '<img src="_images/b.png">', '<img src="data:image/png,a">',
+                 '<img src="https://example.org/a%20b.png">', "<p>src=\"a%20b.png\"</p>"):
+        assert page_fixes.with_sizes(left, pictures) == left
+
+
+def test_the_bibliography_becomes_a_list():
+    item = '<div role="list"><div class="citation" role="doc-biblioentry">Li</div></div>'
+    assert page_fixes.with_list_items(item) == '<div role="list"><div class="citation" role="listitem">Li</div></div>'

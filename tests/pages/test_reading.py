@@ -101,11 +101,12 @@ def test_the_menu_of_a_narrow_screen_leads_to_the_chapters(page, site):
 @pytest.mark.parametrize("name", CHAPTERS, ids=short)
 def test_a_chapter_prints(page, site, name):
     """As PDF: its figures are in it, its code is not cut off, its solutions are open, and no button is on the paper."""
-    page.emulate_media(color_scheme="dark")                 # the paper is white all the same
+    page.emulate_media(color_scheme="dark")                 # the paper is white all the same, under the code too
     page.set_viewport_size({"width": 718, "height": 1000})  # A4 with the margins below, at 96 pixels an inch
     load(page, site, name)
     pictures = page.locator("div.cell_output img[src*='_images/']").count()
     page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.wait_for_timeout(400)
     paper = page.evaluate("""() => {
       const wide = [...document.querySelectorAll("article pre")].filter(p => p.checkVisibility());
@@ -117,11 +118,12 @@ def test_a_chapter_prints(page, site, name):
           {contentVisibilityAuto: true})).length,
         white: getComputedStyle(document.body).backgroundColor,
         ink: getComputedStyle(document.querySelector("article p")).color,
+        code: getComputedStyle(document.querySelector("div.cell_input")).backgroundColor,
       };
     }""")
     assert paper["cut"] == [] and paper["bars"] == 0 and paper["folded"] == 0
-    dark = [sum(map(int, re.findall(r"\d+", paper[key])[:3])) / 765 for key in ("white", "ink")]
-    assert dark[0] > 0.95 and dark[1] < 0.4
+    dark = [sum(map(int, re.findall(r"\d+", paper[key])[:3])) / 765 for key in ("white", "ink", "code")]
+    assert dark[0] > 0.95 and dark[1] < 0.4 and dark[2] > 0.9
     pdf = page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom", "left", "right"), "10mm"), print_background=True)
     assert pdf.startswith(b"%PDF") and b"/Type /Pages" in pdf
     assert len(re.findall(rb"/Subtype\s*/Image", pdf)) >= pictures
