@@ -44,9 +44,10 @@ book: $(STAMP) ## build the book into _build/html/index.html; any warning is an 
 	$(PY) tools/check_book.py
 
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
+# The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
-test: $(STAMP) ## lint, check the notebooks, run the unit tests and every chapter in the smoke profile
+test: $(STAMP) ## lint, check the notebooks, run the unit tests, open the built pages, run every chapter in the smoke profile
 	$(PY) -m ruff check .
 	$(PY) tools/clean_notebooks.py --check
 	$(PY) -m pytest tests book --nbval-lax --nbval-current-env --nbval-cell-timeout 300

@@ -1,4 +1,4 @@
-"""`python -m posebook`: train, sweep, evaluate, predict, export, download, synthesize."""
+"""`python -m posebook`: train, sweep, evaluate, film, predict, export, download, synthesize."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from posebook import (
     explain,
     export,
     families,
+    film,
     floors,
     lifting,
     limits,
@@ -148,6 +149,14 @@ def _parser() -> argparse.ArgumentParser:
     lift.add_argument("--epochs", type=int, help=f"default {lifting.LiftingConfig().epochs}")
     lift.add_argument("--weights", type=Path, help="of a network that gives joints in 2D: lift these")
     lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
+
+    filmed = _command(commands, "film", _film, "train a regressor and keep the poses it gives to a few as it learns")
+    _data_options(filmed)
+    filmed.add_argument("--recipe", choices=list(film.RECIPES), default="book", help="settings (default book)")
+    filmed.add_argument("--seed", type=int, default=0)
+    filmed.add_argument("--epochs", type=int, help=f"frames (default {film.FRAMES})")
+    filmed.add_argument("--limit", type=int, help="use only so many training images")
+    filmed.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
     predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
@@ -584,6 +593,23 @@ def _pose_head(network: networks.PoseNetwork, weights: Path) -> str:
         return head
     raise ValueError(f"{weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
                      "name a network that does")
+
+
+def _film(options: argparse.Namespace) -> None:
+    config = replace(film.RECIPES[options.recipe], seed=options.seed)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
+    train_set, validation = (load(options.dataset, split, options.data, limit=limit).as_skeleton(SKELETONS["LSP14"])
+                             for split, limit in (("train", options.limit), ("validation", None)))
+    codec = build_codecs(("regression",), validation.skeleton, CROP)["regression"]
+    found = film.record("small", codec, train_set, validation, config, film.cast(validation))
+    results.write_record(options.out, {
+        "name": options.out.stem, "recipe": options.recipe, "dataset": options.dataset, "split": "validation",
+        "skeleton": validation.skeleton.name, "training_images": len(train_set), "seed": options.seed, **found,
+        "mean_pose_loss": training.mean_pose_loss(train_set, codec, validation), "environment": results.environment()})
+    print(results.table(["pictures seen", "loss", "PCK@0.2 (torso)", "spread"], [
+        [found["images"][k], found["loss"][k], found["pck"][k], found["spread"][k]]
+        for k in sorted({0, len(found["images"]) // 2, len(found["images"]) - 1})]))
 
 
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:

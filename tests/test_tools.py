@@ -5,9 +5,11 @@ import base64
 import check_book
 import clean_notebooks
 import nbformat
+import page_fixes
 import pytest
 import typed_numbers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n not much of a picture").decode()
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\n'
@@ -309,6 +311,14 @@ def test_a_picture_of_an_older_run_is_found(book, capsys):
     assert "does not show the figure" in error
 
 
+@pytest.mark.parametrize("link", [
+    "#here", "extra.html?v=1#here", "01-a.html", "../_images/a.png", "..", "#%68ere", "#", "https://example.org/x#y",
+    "mailto:jo@example.org", "../index.html"])
+def test_links_that_arrive_pass(book, capsys, link):
+    replace(book, "book/extra.html", "</body>", f'<h2 id="here">Here</h2><a href="{link}">a link</a></body>')
+    assert check(book, capsys) == (0, "")
+
+
 def test_a_removed_output_need_not_be_shown(book, capsys):
     replace(book, "book/01-a.html", '<img src="../_images/a.png" />', "")
     path = book / "book" / "01-a.ipynb"
@@ -328,6 +338,9 @@ def test_a_removed_output_need_not_be_shown(book, capsys):
         ('<link rel="stylesheet" href="//cdn.example.org/x.css">', "cannot be read offline"),
         ('<img src="https://example.org/badge.svg">', "cannot be read offline"),
         ('<script src="../missing.js"></script>', "loads a file that is not there: ../missing.js"),
+        ('<a href="02-b.html">next</a>', "links to a file that is not there: 02-b.html"),
+        ('<a href="index.html#nowhere">up</a>', "links to a place that is not there: index.html#nowhere"),
+        ('<a href="#nowhere">down</a>', "links to a place that is not there: #nowhere"),
     ],
 )
 def test_what_no_page_may_hold_is_found(book, capsys, added, message):
@@ -380,3 +393,21 @@ def test_all_typed_numbers_can_be_listed(notebook, tmp_path, capsys):
     notebook.cells.append(new_markdown_cell("A PCK of 0.29 and a loss of 5.", id="prose"))
     assert typed_numbers.main(["--all", str(write(notebook, tmp_path / "a.ipynb"))]) == 1
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --- page_fixes
+
+
+def test_pictures_say_how_large_they_are(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a b.png")
+    pictures = {"a b.png": tmp_path / "a b.png"}
+    tag = '<img alt="a" src="../_images/a%20b.png" />'
+    assert page_fixes.with_sizes(f"<p>{tag}</p>{tag}", pictures).count('<img width="30" height="20" alt="a" src=') == 2
+    for left in ('<img width="9" src="_images/a%20b.png">', '<img src="_images/b.png">', '<img src="data:image/png,a">',
+                 '<img src="https://example.org/a%20b.png">', "<p>src=\"a%20b.png\"</p>"):
+        assert page_fixes.with_sizes(left, pictures) == left
+
+
+def test_the_bibliography_becomes_a_list():
+    item = '<div role="list"><div class="citation" role="doc-biblioentry">Li</div></div>'
+    assert page_fixes.with_list_items(item) == '<div role="list"><div class="citation" role="listitem">Li</div></div>'
