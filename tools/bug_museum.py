@@ -1,0 +1,309 @@
+"""Bugs on purpose, and what they cost: the runs behind the appendix "Debugging a pose network, by symptom".
+
+    python tools/bug_museum.py                      all bugs, three seeds, records into book/results (about an hour)
+    python tools/bug_museum.py --only mirror --seeds 0
+
+Every bug below is the healthy program with exactly one thing exchanged. A bug of the *training* gets a training of its
+own. A bug of the *evaluation* needs none: the healthy weights are scored twice, rightly and wrongly, which measures its
+price without any luck of the seed. What is finished is passed over, so a stopped museum goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from posebook import augment, floors, networks, results, training
+from posebook.datasets import PoseDataset, load_people
+from posebook.skeleton import ABSENT, LSP14, Skeleton
+from posebook.targets import Codec, Coordinates, JointWindows, build_codecs
+
+Sets = tuple[PoseDataset, PoseDataset]
+"""What is trained on, and what is called validation."""
+SHIFTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""By how many pixels of the 64 px input a whole prediction is moved, right and down, to see what that costs."""
+SHOWN = 6
+"""So many people of the test split are kept with their predicted poses, for the pictures."""
+
+
+# ------------------------------------------------------------------------------------------------------- the bugs
+# A training bug
+
+
+def names_kept(skeleton: Skeleton) -> Skeleton:
+    """The same skeleton with a mirror that exchanges nobody; the original is not touched."""
+    other = replace(skeleton)
+    other.__dict__["mirror"] = np.arange(len(skeleton))              # where cached_property looks first
+    return other
+
+
+def mirror_without_swap() -> AbstractContextManager:
+    """The mirror image of a batch keeps its names: the picture's left hand stays the left hand."""
+    def careless(images, joints, state, skeleton, *others):
+        return augment.augment(images, joints, state, names_kept(skeleton), *others)
+    return patch.object(training, "augment", careless)
+
+
+class RowColumn(Coordinates):
+    """x and y exchanged on the way out, as by `joints[..., ::-1]` for a library that wants rows and columns."""
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        return super().decode(output).flip(-1)
+
+
+class RowColumnTwice(RowColumn):
+    """... and on the way in as well."""
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().encode(joints.flip(-1), state)
+
+
+def rows_and_columns(sets: Sets) -> Sets:
+    """Labels that were read as (row, column) from the start, in both sets: everything downstream believes them."""
+    return tuple(replace(data, joints=data.joints[..., ::-1].copy()) for data in sets)
+
+
+class HalfPixel(Coordinates):
+    """Labels that put the *corner* of the first pixel at (0, 0), decoded as if it were its centre."""
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().encode(joints + 0.5, state)
+
+
+def every_tenth(sets: Sets) -> Sets:
+    """A validation set of every tenth training image: other pictures of the same persons, clips and places."""
+    held = np.arange(len(sets[0])) % 10 == 0
+    return sets[0].subset(~held), sets[0].subset(held)
+
+
+# A bug of the evaluation
+
+
+def never_eval() -> AbstractContextManager:
+    """`network.eval()` does nothing good: the network is scored in training mode, with dropout at work."""
+    return patch.object(networks.PoseNetwork, "eval", lambda self: self.train())
+
+
+class HalfStride(JointWindows):
+    """The grid of windows read as if it began half a step further up and left."""
+
+    def decode(self, output: torch.Tensor, hard: bool = False) -> torch.Tensor:
+        return super().decode(output, hard) - self.grid.stride / 2
+
+
+class Corner(JointWindows):
+    """Window number times stride: the window's first pixel instead of its centre."""
+
+    def decode(self, output: torch.Tensor, hard: bool = False) -> torch.Tensor:
+        return super().decode(output, hard) - (self.grid.window - 1) / 2
+
+
+def same(thing):
+    """Nothing is exchanged."""
+    return thing
+
+
+def remade(kind: type) -> Callable[[Codec], Codec]:
+    """The same codec with another class."""
+    return lambda codec: kind(**codec.__dict__)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One thing that is wrong, and nothing else.
+
+    Attributes:
+        says: in a few words; codec: the right codec -> the wrong one; around: where the program is patched;
+        sets: the right (training, validation) -> the wrong ones.
+    """
+
+    says: str
+    codec: Callable[[Codec], Codec] = same
+    around: Callable[[], AbstractContextManager] = nullcontext
+    sets: Callable[[Sets], Sets] = same
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A training: the healthy program for one task, or the same with a bug; and what its weights are then scored with.
+
+    Attributes:
+        task: 'regression' or 'joints'; keep: of the head's first hidden layer; bug: of the training;
+        scored_with: bugs of the evaluation that the finished weights, and every epoch, are scored with too.
+    """
+
+    task: str = "regression"
+    keep: float = 1.0
+    bug: Bug = Bug("nothing")
+    scored_with: tuple[str, ...] = ()
+
+
+EVALUATION_BUGS = {
+    "row-column": Bug("x and y exchanged in decode", remade(RowColumn)),
+    "never-eval": Bug("dropout at work while scored", around=never_eval),
+    "half-stride": Bug("grid read half a step too far up and left", remade(HalfStride)),
+    "corner": Bug("a window's corner taken for its centre", remade(Corner))}
+EXHIBITS = {
+    "healthy": Exhibit(scored_with=("row-column",)),
+    "mirror": Exhibit(bug=Bug("mirror without swapping names", around=mirror_without_swap)),
+    "half-pixel": Exhibit(bug=Bug("labels half a pixel off", remade(HalfPixel))),
+    "row-column-twice": Exhibit(bug=Bug("x and y exchanged in encode and in decode", remade(RowColumnTwice))),
+    "row-column-labels": Exhibit(bug=Bug("x and y exchanged on reading", sets=rows_and_columns)),
+    "leak": Exhibit(bug=Bug("validation images of the training persons", sets=every_tenth)),
+    "dropout": Exhibit(keep=0.5, scored_with=("never-eval",)),
+    "windows": Exhibit(task="joints", scored_with=("half-stride", "corner"))}
+
+
+# ------------------------------------------------------------------------------------------------------- the runs
+
+
+def run(name: str, seed: int, sets: Sets, test: PoseDataset, epochs: int) -> dict:
+    """Train one exhibit and measure it; the record says all there is to say.
+
+    Args:
+        sets: the right training and validation sets; test: other people, scored at the end alone.
+    """
+    exhibit = EXHIBITS[name]
+    size = networks.SIZES["small"]
+    right = build_codecs((exhibit.task,), LSP14, size)
+    codecs = {task: exhibit.bug.codec(codec) for task, codec in right.items()}
+    outputs = {task: codec.outputs for task, codec in codecs.items()}
+    network = networks.build_network("small", outputs, seed, keep=exhibit.keep)
+    config = training.TrainConfig(epochs=epochs, seed=seed)
+    train_set, validation = exhibit.bug.sets(sets)
+    beside = {bug: (EVALUATION_BUGS[bug], validation) for bug in exhibit.scored_with}
+    if exhibit.bug.sets is not same:                                   # the true validation set, for comparison
+        beside["honest"] = (Bug("nothing"), sets[1])
+    with exhibit.bug.around(), validated_beside(beside):
+        done = training.train(network, codecs, train_set, validation, config, progress=False)
+    task = exhibit.task
+    ways = {"network": Bug("nothing"), **{bug: EVALUATION_BUGS[bug] for bug in exhibit.scored_with}}
+    measured_on = {"validation": validation, "test": test}
+    if exhibit.bug.sets is not same:
+        measured_on["honest validation"] = sets[1]
+    found = {where: {way: price(predict(network, bug, codecs, task, data), data) for way, bug in ways.items()}
+             for where, data in measured_on.items()}
+    for where, data in measured_on.items():
+        found[where]["mean_pose"] = price(floors.predict_mean_pose(floors.mean_pose(train_set), data), data)
+        found[where]["nearest_neighbour"] = price(floors.predict_nearest(train_set, data, size), data)
+    people = shown(test)
+    poses = {way: predict(network, bug, codecs, task, people) for way, bug in ways.items()}
+    record = {"name": f"bug-{name}-{seed}", "exhibit": name, "bug": exhibit.bug.says, "seed": seed,
+              "dataset": "people", "skeleton": LSP14.name, "tasks": [task], "network": asdict(network.config),
+              "config": asdict(config), "training_images": len(train_set), "validation_images": len(validation),
+              "parameters": networks.count_parameters(network), "kept_epoch": done.kept_epoch,
+              "seconds": sum(row["seconds"] for row in done.history), "history": done.history,
+              "on_training_images": training.validate(network, codecs, spread_out(train_set, 1000), config),
+              "measured": found, "shown": {"ids": people.ids.tolist(), "poses": poses}}
+    if name in ("healthy", "windows"):
+        record["shifted"] = shifted(predict(network, Bug("nothing"), codecs, task, test), test)
+    if "never-eval" in exhibit.scored_with:                            # the same weights, the same images, five times
+        record["again"] = [price(predict(network, EVALUATION_BUGS["never-eval"], codecs, task, test), test)
+                           for _ in range(5)]
+    return {**record, "environment": results.environment()}
+
+
+def validated_beside(beside: dict[str, tuple[Bug, PoseDataset]]) -> AbstractContextManager:
+    """Every epoch is validated as usual, and under "beside" once more for each of these, wrongly or on other images.
+    The training does not notice: it draws its random numbers anew in each epoch."""
+    right = training.validate
+
+    def validate(network, codecs, data, config):
+        row = right(network, codecs, data, config)
+        row["beside"] = {}
+        for name, (bug, images) in beside.items():
+            with bug.around():
+                wrong = {task: bug.codec(codec) for task, codec in codecs.items()}
+                row["beside"][name] = right(network, wrong, images, config)
+        return row
+
+    return patch.object(training, "validate", validate)
+
+
+def predict(network: networks.PoseNetwork, bug: Bug, codecs: dict[str, Codec], task: str,
+            data: PoseDataset) -> np.ndarray:
+    """Joints (N, J, 2) in source pixels, with a bug of the evaluation."""
+    with bug.around():
+        return training.predict(network, bug.codec(codecs[task]), data, head=task)
+
+
+def price(predicted: np.ndarray, data: PoseDataset) -> dict:
+    """The book's scores of predictions (N, J, 2) in source pixels, the error in millimetres, and the width."""
+    return {**results.score(predicted, data), "millimetres": millimetres(predicted, data),
+            "width": width(predicted, data)}
+
+
+def millimetres(predicted: np.ndarray, data: PoseDataset) -> float:
+    """Mean distance of predicted (N, J, 2) from true joints, mm, as if each lay in its true joint's plane.
+
+    A pixel is worth depth / focal length there. Only joints in front of the camera and labelled count.
+    """
+    depth, focal = data.joints3d[..., 2], data.camera[:, None, 0, 0]
+    counts = (data.state != ABSENT) & (depth > 0)
+    away = np.linalg.norm(predicted - data.source_joints, axis=-1) * depth / focal
+    return float(away[counts].mean())
+
+
+def width(predicted: np.ndarray, data: PoseDataset) -> float:
+    """How far left joints lie from their right partners in predictions (N, J, 2), over how far they truly do: near 0
+    for a network that cannot tell them apart and puts both in the middle."""
+    left, right = np.array([(j, k) for j, k in enumerate(data.skeleton.mirror) if j < k]).T
+    both = (data.state[:, left] != ABSENT) & (data.state[:, right] != ABSENT)
+    apart, truly = (np.linalg.norm(pose[:, left] - pose[:, right], axis=-1)[both].sum()
+                    for pose in (predicted, data.source_joints))
+    return float(apart / truly)
+
+
+def shifted(predicted: np.ndarray, data: PoseDataset) -> dict[str, dict[str, dict]]:
+    """Prices if predictions, or the truth itself, are moved right and down by `SHIFTS` pixels of the input."""
+    unit = np.linalg.norm(data.to_source[:, :, 0], axis=-1)[:, None, None]      # source pixels in one of the crop
+    return {who: {str(pixels): price(pose + pixels * unit, data) for pixels in (0.0, *SHIFTS)}
+            for who, pose in (("network", predicted), ("truth", data.source_joints))}
+
+
+def shown(data: PoseDataset) -> PoseDataset:
+    """The people of the pictures: upright, nothing cut off, spread evenly over the split."""
+    fit = np.flatnonzero(data.upright() & data.complete())
+    return spread_out(data.subset(fit), SHOWN)
+
+
+def spread_out(data: PoseDataset, count: int) -> PoseDataset:
+    """At most so many samples, spread evenly."""
+    return data.subset(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what is not yet there, seed by seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(EXHIBITS), default=list(EXHIBITS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--limit", type=int, help="only so many images of each split, for a trial")
+    parser.add_argument("--out", type=Path, default=results.results_folder(), help="default: book/results")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    train_set, validation, test = (load_people(split, skeleton=LSP14, limit=options.limit)
+                                   for split in ("train", "validation", "test"))
+    for seed in options.seeds:
+        for name in options.only:
+            path = options.out / f"bug-{name}-{seed}.json"
+            if path.exists():
+                continue
+            record = run(name, seed, (train_set, validation), test, options.epochs)
+            results.write_record(path, record)
+            score = record["measured"]["test"]["network"]
+            print(f"{path.stem}: PCK@0.2 {score['pck@0.2_torso']:.3f}, {score['millimetres']:.0f} mm, swapped "
+                  f"{score['swapped']:.3f}, {record['seconds']:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
