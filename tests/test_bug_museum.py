@@ -1,0 +1,152 @@
+"""Every bug of the museum does what its plate says, and is gone afterwards."""
+
+import json
+
+import bug_museum
+import numpy as np
+import pytest
+import torch
+from bug_museum import EVALUATION_BUGS, EXHIBITS
+from samples import pose
+
+from posebook import augment, results, training
+from posebook.datasets import load_people
+from posebook.datasets.people import find_shards
+from posebook.networks import PoseNetwork, build_network
+from posebook.skeleton import ABSENT, LSP14, VISIBLE
+from posebook.targets import build_codecs
+
+JOINTS = torch.from_numpy(np.stack([pose(LSP14, (30 + i, 34), 20) for i in range(4)]))
+STATE = torch.full(JOINTS.shape[:2], VISIBLE)
+RIGHT = build_codecs(("regression", "joints"), LSP14, 64)
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return tuple(load_people(name, skeleton=LSP14, limit=40) for name in ("train", "validation", "test"))
+
+
+def augmented(function):
+    """Joints of four mirrored, otherwise untouched pictures, as the training loop would get them."""
+    images = torch.zeros(len(JOINTS), 3, 80, 80, dtype=torch.uint8)
+    config = augment.Augmentation(mirror=1.0)
+    return function(images, JOINTS + 8, STATE, LSP14, config, 64, torch.Generator().manual_seed(0), None)[1]
+
+
+def decoded(bug, task, joints=JOINTS):
+    """What a network that learned its targets by heart would be taken to say."""
+    codec = bug.codec(RIGHT[task])
+    target, _ = codec.encode(joints, STATE)
+    return codec.decode(target if task == "regression" else (target - 0.5) * 40)
+
+
+def test_the_careless_mirror_keeps_names_and_moves_the_rest_alike():
+    healthy = augmented(training.augment)
+    swap = torch.from_numpy(LSP14.mirror)
+    with EXHIBITS["mirror"].bug.around():
+        wrong = augmented(training.augment)
+    assert torch.allclose(wrong[:, swap], healthy)
+    assert (wrong - healthy).abs().max() > 1
+    assert training.augment is augment.augment
+    assert torch.equal(augmented(training.augment), healthy)
+    assert (LSP14.mirror != np.arange(len(LSP14))).any()
+
+
+def test_x_and_y_exchanged_once_is_wrong_and_twice_is_nothing():
+    assert torch.allclose(decoded(EVALUATION_BUGS["row-column"], "regression"), JOINTS.flip(-1), atol=1e-4)
+    twice = EXHIBITS["row-column-twice"].bug
+    assert torch.allclose(decoded(twice, "regression"), JOINTS, atol=1e-4)
+    target, _ = twice.codec(RIGHT["regression"]).encode(JOINTS, STATE)
+    assert torch.equal(target, RIGHT["regression"].encode(JOINTS.flip(-1), STATE)[0])
+
+
+def test_labels_read_as_row_and_column_are_wrong_in_both_sets_and_nowhere_else(splits):
+    before = splits[0].joints.copy()
+    wrong = EXHIBITS["row-column-labels"].bug.sets(splits[:2])
+    for one, other in zip(wrong, splits[:2], strict=True):
+        assert np.array_equal(one.joints, other.joints[..., ::-1]) and one.images is other.images
+    assert np.array_equal(splits[0].joints, before)
+
+
+def test_half_a_pixel_is_half_a_pixel():
+    away = decoded(EXHIBITS["half-pixel"].bug, "regression") - JOINTS
+    assert torch.allclose(away, torch.full_like(away, 0.5), atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "pixels"), [("half-stride", 3.5), ("corner", 8.0)])
+def test_a_grid_read_wrongly_moves_all_joints_up_and_left(name, pixels):
+    away = decoded(EVALUATION_BUGS[name], "joints") - RIGHT["joints"].decode((RIGHT["joints"].encode(JOINTS, STATE)[0]
+                                                                           - 0.5) * 40)
+    assert torch.allclose(away, torch.full_like(away, -pixels), atol=1e-3)
+    grid = RIGHT["joints"].grid
+    assert pixels in (grid.stride / 2, (grid.window - 1) / 2)
+
+
+def test_without_eval_dropout_goes_on_and_afterwards_it_is_off_again(splits):
+    network = build_network("small", {"regression": 28}, 0, keep=0.5)
+
+    def answers():
+        return training.run_network(network, splits[2], "cpu", amp=False)["regression"]
+    healthy = answers()
+    assert torch.equal(answers(), healthy)
+    with EVALUATION_BUGS["never-eval"].around():
+        assert not torch.equal(answers(), answers())
+    assert torch.equal(answers(), healthy) and not network.training
+    assert "eval" not in vars(PoseNetwork)                              # inherited again, as it was
+
+
+def test_every_tenth_image_leaks_persons_and_nothing_is_in_both(splits):
+    kept, held = EXHIBITS["leak"].bug.sets(splits[:2])
+    assert len(kept) + len(held) == len(splits[0]) and not set(kept.ids) & set(held.ids)
+    some = load_people("train", skeleton=LSP14, files=find_shards("train")[:1])               # whole persons and clips
+    kept, held = EXHIBITS["leak"].bug.sets((some, splits[1]))
+    known = np.isin(held.groups["subject"], kept.groups["subject"]) & np.isin(held.groups["clip"], kept.groups["clip"])
+    assert known.mean() > 0.99
+
+
+def test_millimetres_and_width(splits):
+    data = splits[2]
+    true = data.source_joints
+    assert bug_museum.millimetres(true, data) == 0 and bug_museum.width(true, data) == 1
+    focal = data.camera[:, None, 0, 0]
+    depth = np.where(data.state == ABSENT, np.inf, data.joints3d[..., 2])
+    moved = true + np.stack([100 * focal / depth, np.zeros_like(depth)], axis=-1)         # 100 mm to the right
+    assert np.isclose(bug_museum.millimetres(moved, data), 100, rtol=1e-3)
+    middle = (true + true[:, LSP14.mirror]) / 2
+    assert bug_museum.width(middle, data) < 1e-3
+    half = middle + (true - middle) / 2
+    assert np.isclose(bug_museum.width(half, data), 0.5, atol=1e-3)
+
+
+def test_shifts_are_in_pixels_of_the_input(splits):
+    prices = bug_museum.shifted(splits[2].source_joints, splits[2])["truth"]
+    assert prices["0.0"]["pck@0.2_torso"] == 1 and prices["0.0"]["millimetres"] == 0
+    millimetres = [prices[str(pixels)]["millimetres"] for pixels in bug_museum.SHIFTS]
+    assert np.allclose(np.array(millimetres) / bug_museum.SHIFTS, millimetres[0] / bug_museum.SHIFTS[0], rtol=1e-3)
+
+
+def test_a_museum_is_made_once_and_measured_beside(tmp_path, capsys):
+    arguments = ["--limit", "24", "--epochs", "1", "--seeds", "0", "--out", str(tmp_path)]
+    assert bug_museum.main([*arguments, "--only", "healthy", "leak"]) == 0
+    healthy, leak = (results.read_record(tmp_path / f"bug-{name}-0.json") for name in ("healthy", "leak"))
+    beside = healthy["history"][0]["beside"]["row-column"]
+    assert beside["validation_loss"] == healthy["history"][0]["validation_loss"]      # the loss sees nothing
+    assert healthy["measured"]["test"]["row-column"] != healthy["measured"]["test"]["network"]
+    assert set(leak["measured"]) == {"validation", "honest validation", "test"} and leak["validation_images"] == 3
+    assert np.shape(healthy["shown"]["poses"]["network"]) == (len(healthy["shown"]["ids"]), 14, 2)
+    before = (tmp_path / "bug-healthy-0.json").read_bytes()
+    assert "bug-healthy-0" in capsys.readouterr().out
+    assert bug_museum.main([*arguments, "--only", "healthy"]) == 0
+    assert (tmp_path / "bug-healthy-0.json").read_bytes() == before and capsys.readouterr().out == ""
+    json.loads(before)
+
+
+def test_a_bug_of_the_evaluation_does_not_change_the_training(splits):
+    plain, watched = (bug_museum.Exhibit(keep=0.5), bug_museum.Exhibit(keep=0.5, scored_with=("never-eval",)))
+    losses = []
+    for exhibit in (plain, watched):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(EXHIBITS, "dropout", exhibit)
+            record = bug_museum.run("dropout", 0, splits[:2], splits[2], epochs=2)
+        losses.append([row["train_loss"] for row in record["history"]])
+    assert losses[0] == losses[1]
