@@ -1,11 +1,12 @@
 """Bugs on purpose, and what they cost: the runs behind the appendix "Debugging a pose network, by symptom".
 
-    python tools/bug_museum.py                      all bugs, three seeds, records into book/results (about an hour)
+    python tools/bug_museum.py                      all exhibits, three seeds, records into book/results
     python tools/bug_museum.py --only mirror --seeds 0
 
-Every bug below is the healthy program with exactly one thing exchanged. A bug of the *training* gets a training of its
-own. A bug of the *evaluation* needs none: the healthy weights are scored twice, rightly and wrongly, which measures its
-price without any luck of the seed. What is finished is passed over, so a stopped museum goes on.
+Every bug is the healthy program with exactly one thing exchanged. A bug of the *training* gets a training of its own;
+most go on from chapter 3's network, which is quick and shows what a good network loses. A bug of the *evaluation* needs
+none: the healthy weights are scored twice, rightly and wrongly, which leaves the luck of the seed out of its price.
+What is finished is passed over, so a stopped museum goes on.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ from posebook.targets import Coordinates, build_codecs
 Sets = tuple[PoseDataset, PoseDataset]
 """What is trained on, and what is called validation."""
 TASK = "regression"
-EPOCHS, WARMUP = 6, 1.0
-"""A small budget: what a bug does to a first, short run, which is when one looks for bugs."""
+CONTINUED = training.TrainConfig(epochs=8, epoch_size=2000, rate=5e-4, warmup=0.5, mean_start=False)
+"""Chapter 3's finished regressor is trained on for a little while: a network that has something to lose."""
+ANEW = training.TrainConfig(epochs=10, warmup=1.0, augmentation=augment.NONE)
+"""From the beginning and without augmentation: a network that learns its few pictures by heart."""
+PERSONS = 250
+"""So many persons, 8 pictures each, are what the exhibit `leak` has."""
 SHOWN = 6
 """So many people of the test split are kept with their predicted poses, for the pictures."""
 
@@ -59,18 +64,6 @@ class RowColumn(Coordinates):
         return super().decode(output).flip(-1)
 
 
-class RowColumnTwice(RowColumn):
-    """... and on the way in as well."""
-
-    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().encode(joints.flip(-1), state)
-
-
-def rows_and_columns(sets: Sets) -> Sets:
-    """Labels that were read as (row, column) from the start, in both sets: everything downstream believes them."""
-    return tuple(replace(data, joints=data.joints[..., ::-1].copy()) for data in sets)
-
-
 class HalfPixel(Coordinates):
     """Labels that put the *corner* of the first pixel at (0, 0), decoded as if it were its centre."""
 
@@ -79,9 +72,12 @@ class HalfPixel(Coordinates):
 
 
 def every_tenth(sets: Sets) -> Sets:
-    """A validation set of every tenth training image: other pictures of the same persons, clips and places."""
-    held = np.arange(len(sets[0])) % 10 == 0
-    return sets[0].subset(~held), sets[0].subset(held)
+    """The first `PERSONS`, with every tenth image as validation set: other pictures of the same persons and clips."""
+    subjects = sets[0].groups["subject"]
+    _, first = np.unique(subjects, return_index=True)
+    few = sets[0].subset(np.isin(subjects, subjects[np.sort(first)[:PERSONS]]))
+    held = np.arange(len(few)) % 10 == 0
+    return few.subset(~held), few.subset(held)
 
 def never_eval() -> AbstractContextManager:
     """`network.eval()` does nothing good: the network is scored in training mode, with dropout at work."""
@@ -118,13 +114,14 @@ class Exhibit:
     """A training: the healthy program, or the same with a bug; and what its weights are then scored with.
 
     Attributes:
-        keep: of the head's first hidden layer; bug: of the training; scored_with: bugs of the evaluation that the
-            finished weights, and every epoch, are scored with too.
+        bug: of the training; scored_with: bugs of the evaluation that the finished weights, and every epoch, are scored
+            with too; keep: of the head's first hidden layer; config: `CONTINUED` or `ANEW`.
     """
 
-    keep: float = 1.0
     bug: Bug = Bug("nothing")
     scored_with: tuple[str, ...] = ()
+    keep: float = 1.0
+    config: training.TrainConfig = CONTINUED
 
 
 EVALUATION_BUGS = {
@@ -132,33 +129,43 @@ EVALUATION_BUGS = {
     "never-eval": Bug("dropout at work while scored", around=never_eval)}
 EXHIBITS = {
     "healthy": Exhibit(scored_with=("row-column",)),
-    "mirror": Exhibit(bug=Bug("mirror without swapping names", around=mirror_without_swap)),
-    "leak": Exhibit(bug=Bug("validation images of the training persons", sets=every_tenth)),
-    "dropout": Exhibit(keep=0.5, scored_with=("never-eval",)),
-    "half-pixel": Exhibit(bug=Bug("labels half a pixel off", remade(HalfPixel))),
-    "row-column-labels": Exhibit(bug=Bug("x and y exchanged on reading", sets=rows_and_columns)),
-    "row-column-twice": Exhibit(bug=Bug("x and y exchanged in encode and in decode", remade(RowColumnTwice)))}
+    "mirror": Exhibit(Bug("mirror without swapping names", around=mirror_without_swap)),
+    "dropout": Exhibit(scored_with=("never-eval",), keep=0.5),
+    "leak": Exhibit(Bug("validation images of the training persons", sets=every_tenth), config=ANEW),
+    "half-pixel": Exhibit(Bug("labels half a pixel off", remade(HalfPixel)))}
 
 
 # ------------------------------------------------------------------------------------------------------- the runs
 
 
-def run(name: str, seed: int, sets: Sets, test: PoseDataset, epochs: int) -> dict:
+def beginning(exhibit: Exhibit, outputs: int, seed: int) -> networks.PoseNetwork:
+    """The network before the training: chapter 3's, or untrained."""
+    network = networks.build_network("small", {TASK: outputs}, seed, keep=exhibit.keep)
+    if exhibit.config.mean_start:
+        return network
+    learned, _ = networks.load_network(results.shipped_weights("people"))
+    numbers = learned.state_dict().values()                # in the same order; a dropout layer shifts only the names
+    network.load_state_dict(dict(zip(network.state_dict(), numbers, strict=True)))
+    return network
+
+
+def run(name: str, seed: int, sets: Sets, test: PoseDataset, quick: bool = False) -> dict:
     """Train one exhibit and measure it; the record says all there is to say.
 
     Args:
-        sets: the right training and validation sets; test: other people, scored at the end alone.
+        sets: the right training and validation sets; test: other people, scored at the end alone; quick: two epochs.
     """
     exhibit = EXHIBITS[name]
     size = networks.SIZES["small"]
     codec = exhibit.bug.codec(build_codecs((TASK,), LSP14, size)[TASK])
     codecs = {TASK: codec}
-    network = networks.build_network("small", {TASK: codec.outputs}, seed, keep=exhibit.keep)
-    config = training.TrainConfig(epochs=epochs, warmup=WARMUP, seed=seed)
+    network = beginning(exhibit, codec.outputs, seed)
+    config = replace(exhibit.config, seed=seed, **({"epochs": 2, "epoch_size": 0} if quick else {}))
     train_set, validation = exhibit.bug.sets(sets)
     beside = {bug: (EVALUATION_BUGS[bug], validation) for bug in exhibit.scored_with}
     if exhibit.bug.sets is not same:                                   # the true validation set, for comparison
         beside["honest"] = (Bug("nothing"), sets[1])
+    before = training.validate(network, codecs, validation, config)
     with exhibit.bug.around(), validated_beside(beside):
         done = training.train(network, codecs, train_set, validation, config, progress=False)
     ways = {"network": Bug("nothing"), **{bug: EVALUATION_BUGS[bug] for bug in exhibit.scored_with}}
@@ -169,7 +176,7 @@ def run(name: str, seed: int, sets: Sets, test: PoseDataset, epochs: int) -> dic
              for where, data in measured_on.items()}
     for where, data in measured_on.items():
         found[where]["mean_pose"] = price(floors.predict_mean_pose(floors.mean_pose(train_set), data), data)
-        if name in ("healthy", "leak") and seed == 0:                  # the same for every seed, and slow
+        if name in ("healthy", "leak") and seed == 0:                      # the same for every seed
             found[where]["nearest_neighbour"] = price(floors.predict_nearest(train_set, data, size), data)
     people = shown(test)
     poses = {way: predict(network, bug, codec, people) for way, bug in ways.items()}
@@ -177,7 +184,8 @@ def run(name: str, seed: int, sets: Sets, test: PoseDataset, epochs: int) -> dic
               "dataset": "people", "skeleton": LSP14.name, "tasks": [TASK], "network": asdict(network.config),
               "config": asdict(config), "training_images": len(train_set), "validation_images": len(validation),
               "parameters": networks.count_parameters(network), "kept_epoch": done.kept_epoch,
-              "seconds": sum(row["seconds"] for row in done.history), "history": done.history,
+              "seconds": sum(row["seconds"] for row in done.history), "before": before,
+              "history": done.history,
               "on_training_images": training.validate(network, codecs, spread_out(train_set, 1000), config),
               "measured": found, "shown": {"ids": people.ids.tolist(), "poses": poses}}
     if "never-eval" in exhibit.scored_with:                            # the same weights, the same images, five times
@@ -252,8 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=list(EXHIBITS), default=list(EXHIBITS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--limit", type=int, help="only so many images of each split, for a trial")
+    parser.add_argument("--limit", type=int, help="a trial: only so many images of each split, two epochs")
     parser.add_argument("--out", type=Path, default=results.results_folder(), help="default: book/results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -264,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             path = options.out / f"bug-{name}-{seed}.json"
             if path.exists():
                 continue
-            record = run(name, seed, (train_set, validation), test, options.epochs)
+            record = run(name, seed, (train_set, validation), test, options.limit is not None)
             results.write_record(path, record)
             score = record["measured"]["test"]["network"]
             print(f"{path.stem}: PCK@0.2 {score['pck@0.2_torso']:.3f}, {score['millimetres']:.0f} mm, swapped "
