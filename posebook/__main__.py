@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, explain, families, floors, lifting, networks, results, sweep, training
+from posebook import augment, batch, explain, families, floors, lifting, networks, results, sweep, training
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import SKELETONS, Skeleton
-from posebook.targets import TASKS, Codec, Coordinates, build_codecs
+from posebook.targets import POSES, TASKS, Codec, Coordinates, ParentRelative, build_codecs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--skeleton", choices=list(SKELETONS), default=None,
                        help="joints to learn (default LSP14, with pose3d H36M17)")
     train.add_argument("--size", choices=list(networks.SIZES), default="small",
-                       help="small, small-b: 64 px, for a CPU; paper-a, paper-b: the papers' 112 px, for a GPU")
+                       help="small, small-b, resnet18: 64 px, for a CPU; paper-a, paper-b: the papers' 112 px, "
+                       "for a GPU")
     train.add_argument("--keep", type=float, help="probability to keep a unit of the heads' first hidden layer")
     train.add_argument("--pretrain", nargs="+", choices=TASKS, default=[], metavar="TASK",
                        help="first train a network for these tasks, then go on with its trunk and new heads")
@@ -91,6 +92,17 @@ def _parser() -> argparse.ArgumentParser:
                        help="what stands for {NAME} in the file, such as lspet=DIR")
     sweep.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it may take")
 
+    chapters = _command(commands, "run", _run, "execute chapters of the book as a batch; start it again to go on")
+    chapters.add_argument("chapters", nargs="*", metavar="CHAPTER", help="by name or number, such as 03 (default: all)")
+    chapters.add_argument("--profile", choices=["smoke", "book", "paper"], default="smoke",
+                          help="smoke: seconds a chapter, no conclusions; book: the committed outputs; paper: the "
+                          "papers' sizes, for a GPU (default smoke)")
+    chapters.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                          help="another parameter of the chapter; may be repeated")
+    chapters.add_argument("--out", type=Path, default=Path("runs/book"), help="folder of notebooks and records "
+                          "(default runs/book)")
+    chapters.add_argument("--book", type=Path, default=results.results_folder().parent, help="folder of the chapters")
+
     evaluate = _command(commands, "evaluate", _evaluate, "score a network beside the floors")
     _data_options(evaluate, "as in the run's record")
     evaluate.add_argument("--weights", type=Path, help="default: the run that finished last under runs/")
@@ -115,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     lift.add_argument("--split", default="validation", choices=["validation", "test"])
     lift.add_argument("--seed", type=int, default=0)
     lift.add_argument("--epochs", type=int, help=f"default {lifting.LiftingConfig().epochs}")
+    lift.add_argument("--weights", type=Path, help="of a network that gives joints in 2D: lift these")
     lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
@@ -304,7 +317,7 @@ def _measures(network: networks.PoseNetwork, codecs: dict[str, Codec], config: t
               train_set: PoseDataset, validation: PoseDataset, elsewhere: dict[str, PoseDataset]) -> dict:
     """All that a record says about a trained network."""
     some = _spread_out(train_set, 1000)
-    poses = [codec for task, codec in codecs.items() if task in ("regression", "pose3d")]
+    poses = [codec for codec in codecs.values() if isinstance(codec, Coordinates | ParentRelative)]
     free = load_person_free("validation", size=train_set.images.shape[-1], skeleton=train_set.skeleton) \
         if {"joints", "parts"} & set(codecs) else None
     return {
@@ -390,6 +403,24 @@ def _sweep(options: argparse.Namespace) -> None:
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; their log.txt say why")
 
 
+def _run(options: argparse.Namespace) -> None:
+    parameters = {"profile": options.profile, **{name: _read_value(text) for name, text in options.parameter}}
+    runs = batch.plan(batch.find_chapters(options.chapters, options.book), parameters)
+    left = batch.unfinished(runs, options.out)
+    print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished")
+    if failed := batch.run_chapters(left, options.out):
+        raise RuntimeError(f"{len(failed)} runs failed:\n" + "\n".join(
+            f"  {r['chapter']}, cell {r['cell']} ({r['cell_begins']}): {r['error']}" for r in failed))
+
+
+def _read_value(text: str) -> object:
+    """A number, true, false, null or a list where the text is one in JSON, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     weights = options.weights or _last_run()
     network, about = _load(weights)
@@ -406,7 +437,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"nobody in {dataset} {options.split} is upright")
     codecs = build_codecs(tuple(network.heads), SKELETONS[about["skeleton"]], network.config.crop)
     predictions = {head: training.predict(network, codecs[head], data, head=head)
-                   for head in network.heads if head in ("regression", "joints")}
+                   for head in network.heads if head in (*POSES, "joints")}
     predictions = {**predictions,
                    "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
     for reason, count in data.skipped.items():
@@ -477,17 +508,38 @@ def _lift(options: argparse.Namespace) -> None:
     config = lifting.LiftingConfig(seed=options.seed)
     if options.epochs is not None:
         config = replace(config, epochs=options.epochs)
-    train_set, data = (load(options.dataset, split, options.data).as_skeleton(skeleton)
-                       for split in ("train", options.split))
+    splits = [load(options.dataset, split, options.data) for split in ("train", options.split)]
+    train_set, data = (read.as_skeleton(skeleton) for read in splits)
     codec = build_codecs(("pose3d",), skeleton, CROP)["pose3d"]
-    lifter = lifting.train_lifter(train_set, codec, config)
-    tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data),
-              **results.floors3d(train_set, data)}
+    lifter, tables, about = None, results.floors3d(train_set, data), {}
+    if options.weights is None:
+        lifter = lifting.train_lifter(train_set, codec, config)
+        tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data), **tables}
+    else:
+        network, about = _load(options.weights)
+        flat, unseen = (read.as_skeleton(SKELETONS[about["skeleton"]]) for read in splits)
+        head = _pose_head(network, options.weights)
+        codec2d = build_codecs((head,), flat.skeleton, network.config.crop)[head]
+        seen, seen_unseen = (lifting.seen_by(network, codec2d, head, part) for part in (flat, unseen))
+        # true to true, true to seen, seen to seen: what the two-step way loses, and how much of it the lifter can mend
+        for name, learned, given in (("true_true", flat, unseen), ("true_seen", flat, seen_unseen),
+                                     ("seen_seen", seen, seen_unseen)):
+            lifter = lifting.train_lifter(train_set, codec, config, learned)
+            tables = {f"lifting_{name}": results.score3d(lifting.lift(lifter, codec, given), data), **tables}
     results.write_record(options.out, {
         "name": options.out.stem, "dataset": options.dataset, "split": options.split, "config": asdict(config),
+        "run": options.weights and options.weights.parent.name, "tasks": about.get("tasks"),
         "parameters": networks.count_parameters(lifter), "seed": options.seed, "scores3d": tables,
         "environment": results.environment()})
     print(results.score3d_table(tables, f"{options.dataset} {options.split}"))
+
+
+def _pose_head(network: networks.PoseNetwork, weights: Path) -> str:
+    """The network's head that gives joints in the picture."""
+    if head := next((task for task in POSES if task in network.heads), None):
+        return head
+    raise ValueError(f"{weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
+                     "name a network that does")
 
 
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:
@@ -508,15 +560,13 @@ def _last_run() -> Path:
 def _predict(options: argparse.Namespace) -> None:
     network, about = _load(options.weights or results.shipped_weights("lspet"))
     skeleton = SKELETONS[about["skeleton"]]
-    if "regression" not in network.heads:
-        raise ValueError(f"{options.weights} does not regress joints in the picture, only {', '.join(network.heads)}; "
-                         "name a network that does")
-    codec = Coordinates(len(skeleton), network.config.crop)
+    head = _pose_head(network, options.weights or results.shipped_weights("lspet"))
+    codec = build_codecs((head,), skeleton, network.config.crop)[head]
     for photo in options.photos:
         image = read_image(photo)
         height, width = image.shape[:2]
         tight = np.array([0, 0, width, height], np.float32) if options.box is None else options.box
-        pose = training.predict_pose(network, codec, image, tight)
+        pose = training.predict_pose(network, codec, image, tight, head)
         path = options.out / f"{photo.stem}-pose.png"
         _draw(image, pose, skeleton, tight, path)
         joints = {name: [round(float(v), 1) for v in xy] for name, xy in zip(skeleton.joints, pose, strict=True)}

@@ -1,12 +1,15 @@
-"""The papers' networks: one convolutional trunk, named fully connected heads.
+"""One convolutional trunk, named heads.
 
-The same class builds the exact sizes of papers A and B and the small size that a CPU trains in minutes; a `Config`
-tells them apart. Pooling rounds *up*, as cuda-convnet did: 104 -> 52 would be 51 if it rounded down.
+The same class builds the exact sizes of papers A and B, the small size that a CPU trains in minutes, and what came
+after them: a ResNet-18 as the trunk, heads that answer with maps; a `Config` tells them apart. The papers' pooling
+rounds *up*, as cuda-convnet did: 104 -> 52 would be 51 if it rounded down.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ import torch
 from torch import nn
 
 from posebook.files import whole_file
+from posebook.targets import MAP_STRIDE
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,31 @@ class Head:
         keep: probability to *keep* a unit of the first hidden layer (the authors' "dropout 0.25" keeps a quarter;
             PyTorch's `p` is the probability to drop, 1 - keep).
         activation: of the answer: 'linear', 'tanh' or 'sigmoid'.
+        density: the head learns a `ResidualDensity` beside its answer (the codec `targets.ResidualLikelihood`).
     """
 
     outputs: int
     hidden: tuple[int, ...] = (512, 512)
     keep: float = 1.0
     activation: str = "linear"
+    density: bool = False
+
+
+@dataclass(frozen=True)
+class MapHead:
+    """Deconvolutions that each double the side of the trunk's maps, then one map for each joint (Simple Baselines,
+    Xiao et al. 2018). The last layer starts near zero, as there: begun at random, the first maps are a noise far
+    above the target, and what the head does to be rid of it silences it for good.
+
+    Attributes:
+        outputs: numbers in the answer: `side` x `side` of each joint in turn, rows before columns.
+        side: of the answer's maps in cells: the trunk's last side, doubled once or several times.
+        channels: maps of the deconvolutions (the paper: 256).
+    """
+
+    outputs: int
+    side: int
+    channels: int = 64
 
 
 @dataclass(frozen=True)
@@ -40,25 +63,28 @@ class Config:
     """Sizes of a network.
 
     Attributes:
+        trunk: 'papers': convolutions with pooling, as below; 'resnet18': torchvision's, of which only `crop` and
+            `heads` count here.
         crop: side of the input in pixels.
         channels, kernels: maps and kernel sides of the convolutions; each is followed by max-pooling 3, stride 2.
         linear_last: no ReLU after the last convolution (paper B).
         normalise_after: index of the convolution followed by local response normalisation, or None.
         average_gradients: the trunk learns from the mean of the heads' gradients, not from their sum (paper B). It
             matters to plain gradient descent; AdamW, which divides a gradient by its own size, takes out the factor.
-        heads: name -> `Head`.
+        heads: name -> `Head` or `MapHead`.
     """
 
     crop: int
     channels: tuple[int, ...]
-    heads: dict[str, Head]
+    heads: dict[str, Head | MapHead]
     kernels: tuple[int, ...] = (9, 5, 5)
     linear_last: bool = False
     normalise_after: int | None = None
     average_gradients: bool = False
+    trunk: str = "papers"
 
 
-SIZES = {"small": 64, "small-b": 64, "paper-a": 112, "paper-b": 112}
+SIZES = {"small": 64, "small-b": 64, "paper-a": 112, "paper-b": 112, "resnet18": 64}
 """Size of a network by name -> side of its input in pixels."""
 
 
@@ -76,7 +102,8 @@ def paper_a(outputs: dict[str, int] | None = None) -> Config:
     in conv1, and the fully connected widths, which we take from paper B.
     """
     outputs = outputs or {"regression": 16, "joints": 512, "parts": 448}
-    return Config(SIZES["paper-a"], (16, 16, 16), {name: Head(count, (1024, 2048)) for name, count in outputs.items()})
+    heads = {name: _head(name, count, SIZES["paper-a"] // MAP_STRIDE, (1024, 2048)) for name, count in outputs.items()}
+    return Config(SIZES["paper-a"], (16, 16, 16), heads)
 
 
 def small_b(heads: dict[str, Head], channels: Sequence[int] = (16, 32, 32)) -> Config:
@@ -93,13 +120,23 @@ def paper_b(outputs: dict[str, int] | None = None, keep: float = 0.25) -> Config
         outputs: task -> numbers in its answer; default both. keep: of the first hidden layer of each head.
     """
     outputs = outputs or {"pose3d": 51, "joints": 1700}
-    heads = {name: _head(name, count, (1024, 2048), keep) for name, count in outputs.items()}
+    heads = {name: _head(name, count, SIZES["paper-b"] // MAP_STRIDE, (1024, 2048), keep)
+             for name, count in outputs.items()}
     return Config(SIZES["paper-b"], (32, 64, 64), heads, linear_last=True, normalise_after=1, average_gradients=True)
 
 
-def _head(task: str, outputs: int, hidden: tuple[int, ...] = (512, 512), keep: float = 1.0) -> Head:
-    """Paper B's answer in 3D passes through a tanh; of the detections, the sigmoid is part of the loss."""
-    return Head(outputs, hidden, keep, "tanh" if task == "pose3d" else "linear")
+def resnet18(heads: dict[str, Head | MapHead]) -> Config:
+    """Torchvision's ResNet-18 without its last pooling and classifier, untrained, at the book's 64 px."""
+    return Config(SIZES["resnet18"], (), heads, kernels=(), trunk="resnet18")
+
+
+def _head(task: str, outputs: int, side: int, hidden: tuple[int, ...] = (512, 512),
+          keep: float = 1.0) -> Head | MapHead:
+    """Paper B's answer in 3D passes through a tanh; of the detections, the sigmoid is part of the loss. `side`: of the
+    maps, for the tasks that answer with maps."""
+    if task in ("heatmaps", "softargmax"):
+        return MapHead(outputs, side)
+    return Head(outputs, hidden, keep, "tanh" if task == "pose3d" else "linear", task == "rle")
 
 
 @dataclass(frozen=True)
@@ -139,8 +176,12 @@ class PoseNetwork(nn.Module):
         self.heads = nn.ModuleDict()
         # the second and further heads draw after all else: trunk and first head of a seed are the same without them
         for number, (name, head) in enumerate(config.heads.items()):
-            self.heads[name] = _stack(self.features, head)
+            self.heads[name] = _maps(last, head) if isinstance(head, MapHead) else _stack(self.features, head)
             (self if number == 0 else self.heads[name]).apply(_initialise)
+            if isinstance(head, MapHead):
+                nn.init.normal_(self.heads[name][-1].weight, std=0.001)
+        self.densities = nn.ModuleDict({name: ResidualDensity() for name, head in config.heads.items()
+                                        if isinstance(head, Head) and head.density})
 
     def normalise_with(self, images: torch.Tensor) -> None:
         """Set the normalisation from training inputs (N, 3, crop, crop) in 0..1."""
@@ -149,7 +190,8 @@ class PoseNetwork(nn.Module):
 
     @torch.no_grad()
     def start_at(self, head: str, answer: torch.Tensor) -> None:
-        """Make the head start near `answer` (outputs,) for every input: the last layer's bias, its weights shrunk.
+        """Make the head start near `answer` for every input: the last layer's bias, its weights shrunk. Of a head with
+        more outputs than `answer` has numbers, the first of them.
 
         A regressor that starts at the mean pose need not find it first, and its first gradients are small: large
         ones can silence ReLU units for good (see the chapter on regression).
@@ -159,16 +201,18 @@ class PoseNetwork(nn.Module):
         if tanh and not (answer.abs() < 1).all():
             raise ValueError(f"the head {head} answers between -1 and 1, but the mean target reaches "
                              f"{answer.abs().max():.2f}; are the joints in millimetres?")
-        last.bias.copy_(torch.atanh(answer) if tanh else answer)
+        last.bias[:len(answer)] = torch.atanh(answer) if tanh else answer
         last.weight.mul_(0.1)
 
     def forward(self, images: torch.Tensor, heads: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
         """Answers of the heads (default all), name -> (N, outputs)."""
         heads = list(self.heads) if heads is None else heads
-        features = self.trunk((images - self.mean_image) / self.spread).flatten(1)
+        features = self.trunk((images - self.mean_image) / self.spread)
         if self.config.average_gradients and len(heads) > 1 and features.requires_grad:
             features.register_hook(lambda gradient: gradient / len(heads))
-        return {name: self.heads[name](features) for name in heads}
+        flat = features.flatten(1)
+        return {name: self.heads[name](features).flatten(1) if isinstance(self.config.heads[name], MapHead)
+                else self.heads[name](flat) for name in heads}
 
 
 def layers(config: Config) -> list[Layer]:
@@ -177,6 +221,8 @@ def layers(config: Config) -> list[Layer]:
     Raises:
         ValueError: if a stage would be left without a pixel.
     """
+    if config.trunk == "resnet18":
+        return _resnet18_layers(config.crop)
     side, field_, step = config.crop, 1, 1
     found = []
     for number, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True), 1):
@@ -189,7 +235,33 @@ def layers(config: Config) -> list[Layer]:
     return found
 
 
+def _resnet18_layers(crop: int) -> list[Layer]:
+    """ResNet-18 (He et al. 2016): every stage as (name, maps, (kernel, step) of its convolutions and pooling)."""
+    two_blocks = [(3, 2), (3, 1), (3, 1), (3, 1)]
+    stages = [("conv1", 64, [(7, 2)]), ("pool1", 64, [(3, 2)]), ("layer1", 64, [(3, 1)] * 4),
+              ("layer2", 128, two_blocks), ("layer3", 256, two_blocks), ("layer4", 512, two_blocks)]
+    side, field_, step = crop, 1, 1
+    found = []
+    for name, channels, steps in stages:
+        for kernel, stride in steps:
+            side, field_, step = -(-side // stride), field_ + (kernel - 1) * step, step * stride
+        found.append(Layer(name, channels, side, field_, step))
+    return found
+
+
+def _resnet18_trunk() -> nn.Sequential:
+    try:
+        from torchvision.models import resnet18 as build
+    except ImportError as error:
+        raise ImportError("the ResNet-18 trunk comes from torchvision: pip install torchvision") from error
+    stages = OrderedDict(build(weights=None).named_children())
+    del stages["avgpool"], stages["fc"]
+    return nn.Sequential(stages)
+
+
 def _trunk(config: Config) -> nn.Sequential:
+    if config.trunk == "resnet18":
+        return _resnet18_trunk()
     trunk = nn.Sequential()
     before = 3
     for i, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
@@ -241,11 +313,60 @@ def _stack(inputs: int, head: Head) -> nn.Sequential:
     return stack
 
 
+def _maps(last: Layer, head: MapHead) -> nn.Sequential:
+    """Deconvolutions from the trunk's last maps up to the head's side, then a 1 x 1 convolution to its maps."""
+    doublings = (head.side // last.side).bit_length() - 1
+    if doublings < 1 or last.side << doublings != head.side:
+        raise ValueError(f"maps of {head.side} cells cannot be grown from the trunk's {last.side} by doubling; "
+                         "take another size of network")
+    stack, inputs = nn.Sequential(), last.channels
+    for _ in range(doublings):
+        stack.append(nn.ConvTranspose2d(inputs, head.channels, 4, stride=2, padding=1, bias=False))
+        stack.append(nn.BatchNorm2d(head.channels))
+        stack.append(nn.ReLU())
+        inputs = head.channels
+    stack.append(nn.Conv2d(inputs, head.outputs // head.side ** 2, 1))
+    return stack
+
+
+class ResidualDensity(nn.Module):
+    """The learned shape of a regressor's errors: a RealNVP (Dinh et al. 2017) on the plane, as in residual
+    log-likelihood estimation (Li et al. 2021).
+
+    Six coupling layers send an error (already divided by its predicted size) to a standard normal variable: each leaves
+    one of x and y as it is, and scales and shifts the other by amounts that a small network reads off the first.
+    The last layers start at zero, so the density starts as the normal one.
+
+    Called with errors (..., 2) it gives their log density (...), in float32.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 6) -> None:
+        super().__init__()
+        self.couplings = nn.ModuleList(
+            nn.Sequential(nn.Linear(1, width), nn.LeakyReLU(), nn.Linear(width, width), nn.LeakyReLU(),
+                          nn.Linear(width, 2)) for _ in range(layers))
+        for coupling in self.couplings:
+            nn.init.zeros_(coupling[-1].weight)
+            nn.init.zeros_(coupling[-1].bias)
+
+    def forward(self, errors: torch.Tensor) -> torch.Tensor:
+        moved = list(errors.float().unbind(-1))
+        log_volume = torch.zeros_like(moved[0])
+        for number, coupling in enumerate(self.couplings):
+            still, moving = number % 2, 1 - number % 2
+            scale, shift = coupling(moved[still][..., None]).unbind(-1)
+            scale = torch.tanh(scale)
+            moved[moving] = moved[moving] * torch.exp(scale) + shift
+            log_volume = log_volume + scale
+        return log_volume - (moved[0] ** 2 + moved[1] ** 2) / 2 - math.log(2 * math.pi)
+
+
 def _initialise(module: nn.Module) -> None:
     """He initialisation: keeps the size of the signal through ReLU layers."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 @torch.no_grad()
@@ -257,7 +378,7 @@ def take_trunk(network: PoseNetwork, source: PoseNetwork) -> None:
         ValueError: if the trunks differ, naming how; nothing is changed then.
     """
     ours, theirs = asdict(network.config), asdict(source.config)
-    parts = ("crop", "channels", "kernels", "linear_last", "normalise_after")
+    parts = ("trunk", "crop", "channels", "kernels", "linear_last", "normalise_after")
     if different := [f"{name} {theirs[name]} instead of {ours[name]}" for name in parts if theirs[name] != ours[name]]:
         raise ValueError(f"this trunk does not fit: it has {', '.join(different)}; train one of the same size")
     network.trunk.load_state_dict(source.trunk.state_dict())
@@ -296,7 +417,9 @@ def build_network(size: str, outputs: dict[str, int], seed: int,
         return PoseNetwork(paper_a(outputs))
     if size == "paper-b":
         return PoseNetwork(paper_b(outputs, keep or 0.25))
-    heads = {name: _head(name, count, keep=keep or 1.0) for name, count in outputs.items()}
+    heads = {name: _head(name, count, SIZES[size] // MAP_STRIDE, keep=keep or 1.0) for name, count in outputs.items()}
+    if size == "resnet18":
+        return PoseNetwork(resnet18(heads))
     layers_of = small_b if size == "small-b" else small
     return PoseNetwork(layers_of(heads, channels) if channels else layers_of(heads))
 
@@ -335,6 +458,7 @@ def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:
 
 def _config_from_dict(values: dict) -> Config:
     """Undo `dataclasses.asdict`: lists from JSON become tuples again."""
-    heads = {name: Head(**{**head, "hidden": tuple(head["hidden"])}) for name, head in values["heads"].items()}
+    heads = {name: MapHead(**head) if "side" in head else Head(**{**head, "hidden": tuple(head["hidden"])})
+             for name, head in values["heads"].items()}
     lists = {name: tuple(values[name]) for name in ("channels", "kernels")}
     return Config(**{**values, **lists, "heads": heads})

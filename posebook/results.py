@@ -19,6 +19,7 @@ from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT
+from posebook.targets import POSES
 
 
 def results_folder(kind: str = "results") -> Path:
@@ -132,12 +133,13 @@ def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], t
                       data: PoseDataset) -> dict[str, dict[str, dict]]:
     """Scores of network, mean pose and nearest neighbour, on all images and on upright people.
 
-    "network" is the regressor; a network with joint windows gives "joint_windows" (the soft point) and
-    "best_window" (the centre of the most probable one) too. Empty for a network that gives no joints in 2D.
+    "network" is the regressor, or else the first of `targets.POSES`; a network with joint windows gives "joint_windows"
+    (the soft point) and "best_window" (the centre of the most probable one) too. Empty for a network that gives no
+    joints in 2D.
     """
     predictions = {}
-    if "regression" in codecs:
-        predictions["network"] = training.predict(network, codecs["regression"], data)
+    if pose := next((task for task in POSES if task in codecs), None):
+        predictions["network"] = training.predict(network, codecs[pose], data, head=pose)
     if "joints" in codecs:
         for name, hard in (("joint_windows", False), ("best_window", True)):
             predictions[name] = training.predict(network, codecs["joints"], data, head="joints", hard=hard)
@@ -218,7 +220,7 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
     joints, state = training.central_labels(data, network.config.crop)
     found: dict[str, dict[str, dict]] = {}
     for task, codec in codecs.items():
-        if task in ("regression", "pose3d"):
+        if task not in ("joints", "parts"):
             continue
         shape = (len(data), len(codec.names), -1)
         target, mask = (part.reshape(shape).numpy() > 0 for part in codec.encode(joints, state))
@@ -238,7 +240,7 @@ def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec],
     outputs = training.run_network(network, data, amp=False)
     found = {}
     for task, codec in codecs.items():
-        if task in ("regression", "pose3d"):
+        if task not in ("joints", "parts"):
             continue
         asked = [k for k, name in enumerate(codec.names) if name not in getattr(codec, "without", ())]
         yes = (outputs[task].reshape(len(data), len(codec.names), -1)[:, asked] > 0).sum(dim=(1, 2)).float()

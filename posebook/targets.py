@@ -2,11 +2,12 @@
 
 A codec has `encode`, `loss` and `decode`; the training loop knows nothing else about a task. `Coordinates` is the
 2D regression target, `ParentRelative` paper B's in 3D; `JointWindows` and `PartWindows` are the two detection targets
-on a `WindowGrid`.
+on a `WindowGrid`. `HeatMaps`, `SoftArgmax` and `ResidualLikelihood` are what came after the papers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch.nn import functional
 
 from posebook.geometry import from_parent_relative, to_parent_relative
 from posebook.skeleton import ABSENT, H36M17, Skeleton
+
+MAP_STRIDE = 4
+"""Input pixels in a cell of a heat map, in a row: 16 x 16 cells at 64 px (Simple Baselines: 64 x 48 at 256 x 192)."""
 
 
 @dataclass(frozen=True)
@@ -324,9 +328,168 @@ class PartWindows(_Windows):
         return self._spread(share_inside(start, end, self.grid) > self.share, counts)
 
 
-TASKS = ("regression", "pose3d", "joints", "parts")
-"""What a network can be asked for, the names of its heads: joints in 2D, in 3D, and the two detections."""
-Codec = Coordinates | ParentRelative | JointWindows | PartWindows
+@dataclass(frozen=True)
+class _Maps:
+    """What the two codecs with a map for each joint share: `side` x `side` cells over a picture of `size` pixels."""
+
+    joints: int
+    size: int
+    side: int
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in the network's answer: the cells (rows, then columns) of each joint's map in turn."""
+        return self.joints * self.side ** 2
+
+    @property
+    def cell(self) -> float:
+        """Side of a cell in input pixels."""
+        return self.size / self.side
+
+    def to_cells(self, joints: torch.Tensor) -> torch.Tensor:
+        """Pixels to cells: the centre of the first cell is (0, 0) there, as that of the first pixel is here."""
+        return (joints + 0.5) / self.cell - 0.5
+
+    def to_pixels(self, cells: torch.Tensor) -> torch.Tensor:
+        """Undo `to_cells`. Leaving out the halves moves every joint by half a cell less half a pixel."""
+        return (cells + 0.5) * self.cell - 0.5
+
+    def maps(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, outputs) to maps (N, J, side, side) in float32."""
+        return output.float().reshape(len(output), self.joints, self.side, self.side)
+
+
+@dataclass(frozen=True)
+class HeatMaps(_Maps):
+    """A map for each joint that is high where the joint is: the target of Simple Baselines (Xiao et al. 2018), after
+    Tompson et al. (2014).
+
+    Attributes:
+        joints: number of joints; size: side of the network's input in pixels; side: of a map in cells.
+        sigma: standard deviation in cells of the Gaussian around the joint, which has height 1.
+    """
+
+    sigma: float = 1.0
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Joints (N, J, 2) in input pixels and state (N, J) to target and mask, (N, outputs) float32. Joints that are
+        absent or outside the picture do not count, as in `Coordinates`."""
+        inside = ((joints > -0.5) & (joints < self.size - 0.5)).all(dim=-1) & (state != ABSENT)
+        cells = torch.arange(self.side, device=joints.device)
+        bump = torch.exp(-(self.to_cells(joints)[..., None] - cells) ** 2 / (2 * self.sigma ** 2))   # (N, J, 2, side)
+        target = bump[..., 1, :, None] * bump[..., 0, None, :]
+        return target.float().flatten(1), inside.float().repeat_interleave(self.side ** 2, dim=1)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean squared error over the cells that count; zero if none does. Computed in float32."""
+        return ((output.float() - target) ** 2 * mask).sum() / mask.sum().clamp(min=1)
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, outputs) to joints (N, J, 2) in input pixels: the highest cell, moved by a quarter of a
+        cell towards the higher of its two neighbours in each direction, as Simple Baselines does. Even of a perfect map
+        the answer is off by up to a quarter of a cell, and by half a one at the border."""
+        maps = self.maps(output)
+        y, x = (part.long() for part in _highest(maps))
+        padded = functional.pad(maps, (1, 1, 1, 1), mode="reflect").flatten(2)         # no lean at the border
+
+        def near(dx: int, dy: int) -> torch.Tensor:
+            index = (y + 1 + dy) * (self.side + 2) + x + 1 + dx
+            return padded.gather(2, index[..., None])[..., 0]
+
+        lean = torch.stack([near(1, 0) - near(-1, 0), near(0, 1) - near(0, -1)], dim=-1).sign()
+        return self.to_pixels(torch.stack([x, y], dim=-1) + 0.25 * lean)
+
+
+def _highest(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, J, side, side) to row and column (N, J) of each map's highest cell, the first of equals."""
+    place = maps.flatten(2).argmax(dim=-1)
+    return torch.div(place, maps.shape[-1], rounding_mode="floor"), place % maps.shape[-1]
+
+
+@dataclass(frozen=True)
+class SoftArgmax(_Maps):
+    """Integral regression (Sun et al. 2018): the map becomes a distribution by a softmax, the joint is its mean.
+
+    Unlike the highest cell the mean can be differentiated, so the loss is on the coordinates, and unlike it the mean
+    is finer than a cell. No heat map is prescribed: the network finds its own.
+
+    Attributes:
+        joints: number of joints; size: side of the network's input in pixels; side: of a map in cells.
+    """
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Coordinates.encode`."""
+        return Coordinates(self.joints, self.size).encode(joints, state)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mean absolute error over the coordinates that count (the paper found it better than the squared one); zero if
+        none does. In float32."""
+        return ((self.decode(output).flatten(1) / self.size - target).abs() * mask).sum() / mask.sum().clamp(min=1)
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, outputs) to joints (N, J, 2) in input pixels."""
+        chance = self.maps(output).flatten(2).softmax(dim=-1).reshape(len(output), self.joints, self.side, self.side)
+        cells = torch.arange(self.side, dtype=torch.float32, device=output.device)
+        return self.to_pixels(torch.stack([chance.sum(dim=2) @ cells, chance.sum(dim=3) @ cells], dim=-1))
+
+
+@dataclass(frozen=True)
+class ResidualLikelihood:
+    """Residual log-likelihood estimation, RLE (Li et al. 2021): regression that also says how sure it is, and
+    learns what shape its errors have.
+
+    The answer is a place and, through a sigmoid, a size of the error for every coordinate. The loss is minus the log
+    likelihood of the true place. Its density is a Laplace one times a correction that a small flow learns
+    (`networks.ResidualDensity`, which lives in the network beside the head); after training only the place is needed.
+
+    Attributes:
+        joints: number of joints J; size: side of the network's input in pixels. The head has 4 J outputs: x and y of
+            each joint, then the sizes of their errors, before the sigmoid.
+    """
+
+    joints: int
+    size: int
+
+    @property
+    def outputs(self) -> int:
+        return 4 * self.joints
+
+    def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Coordinates.encode`: target and mask (N, 2 J)."""
+        return Coordinates(self.joints, self.size).encode(joints, state)
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor,
+             density: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Mean over the joints that count of minus the log likelihood; zero if none counts. In float32.
+
+        With the error in units of its predicted size: the Laplace density of each coordinate, the flow's density of
+        both, and the size itself, twice, since both densities are of an error that was divided by it (the paper's
+        equation 10, without its constant). `density`: errors (..., 2) to their learned log density (...).
+        """
+        place, size = output.float().split(2 * self.joints, dim=1)
+        size = torch.sigmoid(size)
+        error = (target - place) / (size + 1e-9)
+        counts = mask.reshape(len(mask), self.joints, 2)[..., 0]
+        laplace = (torch.log(2 * size) + error.abs()).reshape(*counts.shape, 2).sum(dim=-1)
+        flow = torch.log(size).reshape(*counts.shape, 2).sum(dim=-1) - density(
+            error.reshape(*counts.shape, 2))
+        return ((laplace + flow) * counts).sum() / counts.sum().clamp(min=1)
+
+    def decode(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, 4 J) to joints (N, J, 2) in input pixels."""
+        return Coordinates(self.joints, self.size).decode(output[:, :2 * self.joints])
+
+    def sizes(self, output: torch.Tensor) -> torch.Tensor:
+        """Network output (N, 4 J) to the predicted sizes of the errors (N, J, 2) in input pixels."""
+        return torch.sigmoid(output[:, 2 * self.joints:].float()).reshape(len(output), self.joints, 2) * self.size
+
+
+POSES = ("regression", "heatmaps", "softargmax", "rle")
+"""Tasks whose answer decodes to a pose in the picture, every joint's place in pixels."""
+TASKS = ("regression", "pose3d", "joints", "parts", "heatmaps", "softargmax", "rle")
+"""What a network can be asked for, the names of its heads: joints in 2D, in 3D, the two detections, and three later
+ways to joints in 2D."""
+Codec = Coordinates | ParentRelative | JointWindows | PartWindows | HeatMaps | SoftArgmax | ResidualLikelihood
 
 
 def build_codecs(tasks: tuple[str, ...], skeleton: Skeleton, size: int,
@@ -346,5 +509,8 @@ def build_codecs(tasks: tuple[str, ...], skeleton: Skeleton, size: int,
     grid = grid or (paper_b_grid(size) if skeleton == H36M17 else paper_a_grid(size))
     makers = {"regression": lambda: Coordinates(len(skeleton), size), "pose3d": lambda: ParentRelative(skeleton, size),
               "joints": lambda: JointWindows(skeleton, grid),
-              "parts": lambda: PartWindows(skeleton, grid, without=without)}
+              "parts": lambda: PartWindows(skeleton, grid, without=without),
+              "heatmaps": lambda: HeatMaps(len(skeleton), size, size // MAP_STRIDE),
+              "softargmax": lambda: SoftArgmax(len(skeleton), size, size // MAP_STRIDE),
+              "rle": lambda: ResidualLikelihood(len(skeleton), size)}
     return {task: makers[task]() for task in TASKS if task in tasks}

@@ -27,7 +27,7 @@ from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork, build_network
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
-from posebook.targets import Codec, Coordinates, JointWindows, ParentRelative
+from posebook.targets import POSES, Codec, Coordinates, ParentRelative, ResidualLikelihood
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -153,7 +153,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         network.mean_image.zero_()
         network.spread.fill_(1)
     for name, codec in codecs.items():
-        if config.mean_start and isinstance(codec, Coordinates | ParentRelative):
+        if config.mean_start and isinstance(codec, Coordinates | ParentRelative | ResidualLikelihood):
             network.start_at(name, mean_target(training, codec))
     network.to(device, memory_format=torch.channels_last)
     network.trunk.requires_grad_(not config.freeze_trunk)
@@ -193,6 +193,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
 def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> dict[str, float]:
     """One epoch; returns the mean loss of each task. This is the loop that the book is about."""
     network.train()
+    network.trunk.train(not config.freeze_trunk)                     # its batch norm, if any, is left as it is too
     torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
     totals = dict.fromkeys(codecs, 0.0)
     learned = [name for name in codecs if config.weight(name)]
@@ -200,7 +201,7 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     for step, (index, images, *labels) in enumerate(batches):
         with torch.autocast(device.type, _half(device), enabled=config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last), learned)
-        losses = {name: codecs[name].loss(output[name], *_encode(codecs[name], *labels)) for name in learned}
+        losses = {name: _loss(network, name, codecs[name], output[name], labels) for name in learned}
         loss = _weighted(losses, config)
         value = loss.item()
         if not np.isfinite(value):
@@ -220,6 +221,12 @@ def _encode(codec: Codec, joints: torch.Tensor, state: torch.Tensor,
             joints3d: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Target and mask, from the labels that the codec is about."""
     return codec.encode(joints3d if isinstance(codec, ParentRelative) else joints, state)
+
+
+def _loss(network: PoseNetwork, name: str, codec: Codec, output: torch.Tensor, labels) -> torch.Tensor:
+    """The loss of one task; that of a likelihood needs the density that the network has learned beside the head."""
+    density = (network.densities[name],) if name in network.densities else ()
+    return codec.loss(output, *_encode(codec, *labels), *density)
 
 
 def _weighted(losses: dict, config: TrainConfig):
@@ -261,10 +268,11 @@ def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float
     return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (now - config.warmup) / max(1e-9, config.epochs - config.warmup)))))
 
 
+@torch.no_grad()
 def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig) -> dict:
     """Losses, and for each task that gives a pose its PCK@0.2 (torso) or MPJPE, on the central crops of a data set.
 
-    The regression's is called validation_pck, the joint windows' validation_pck_joints, and the 3D regression's, in
+    The regression's is called validation_pck, others' validation_pck_joints and so on, and the 3D regression's, in
     millimetres, validation_mpjpe.
 
     `spread` is the standard deviation of the predicted joints over images, over that of the true joints. It is the
@@ -272,18 +280,22 @@ def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, 
     """
     outputs = run_network(network, data, config.device, config.amp)
     labels = all_labels(data, network.config.crop)
-    losses = {name: codec.loss(outputs[name], *_encode(codec, *labels)).item() for name, codec in codecs.items()}
+    device = next(network.parameters()).device
+    there = [part.to(device) for part in labels]
+    losses = {name: _loss(network, name, codec, outputs[name].to(device), there).item()
+              for name, codec in codecs.items()}
     row = {"validation_loss": _weighted(losses, config), "validation_losses": losses}
     true = labels[0].numpy()
     if "pose3d" in codecs:
         predicted, root = codecs["pose3d"].decode(outputs["pose3d"]).numpy(), data.skeleton.root
         row["validation_mpjpe"] = metrics.mpjpe(predicted, data.joints3d, data.state, root).mean
         row["spread"] = spread(predicted, geometry.root_relative(data.joints3d, data.skeleton), data.state)
-    for name, key in (("regression", "validation_pck"), ("joints", "validation_pck_joints")):
+    for name in (*POSES, "joints"):
         if name not in codecs:
             continue
         predicted = codecs[name].decode(outputs[name]).numpy()
-        if name == "regression":
+        key = "validation_pck" if name == "regression" else f"validation_pck_{name}"
+        if name != "joints":
             row["spread"] = spread(predicted, true, data.state)
         if {"left_hip", "right_hip"} <= set(data.skeleton.joints):
             torso = metrics.torso_diameter(true, data.state, data.skeleton)
@@ -318,7 +330,7 @@ def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDat
     gradients, undo = {}, len(network.heads) if network.config.average_gradients else 1      # each task by itself
     for name, codec in codecs.items():
         if config.weight(name):
-            loss = codec.loss(output[name], *_encode(codec, *labels))
+            loss = _loss(network, name, codec, output[name], labels)
             slopes = torch.autograd.grad(loss, parameters, retain_graph=True)
             gradients[name] = undo * torch.cat([slope.flatten() for slope in slopes])
     network.train(learning)
@@ -343,7 +355,7 @@ def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", a
     return {name: torch.cat(parts) for name, parts in answers.items()}
 
 
-def predict(network: PoseNetwork, codec: Coordinates | JointWindows, data: PoseDataset, device: str = "auto",
+def predict(network: PoseNetwork, codec: Codec, data: PoseDataset, device: str = "auto",
             head: str = "regression", hard: bool = False) -> np.ndarray:
     """Joints (N, J, 2) that a head gives, in pixels of the *source images*. Full precision, so that a record can be
     repeated. `hard`: of joint windows, the centre of the best (see `JointWindows.decode`)."""
@@ -364,13 +376,13 @@ def to_source(data: PoseDataset, crop: int, joints: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def predict_pose(network: PoseNetwork, codec: Coordinates, image: np.ndarray,
-                 box: np.ndarray) -> np.ndarray:
-    """Joints (J, 2) in pixels of `image` (H, W, 3) uint8, for the person in the tight `box` (4,)."""
+def predict_pose(network: PoseNetwork, codec: Codec, image: np.ndarray, box: np.ndarray,
+                 head: str = "regression") -> np.ndarray:
+    """Joints (J, 2) in pixels of `image` (H, W, 3) uint8, for the person in the tight `box` (4,), from one head."""
     square = geometry.square_box(geometry.check_box(box, image.shape[1], image.shape[0]), ENLARGE)
     crop = crop_image(image, square, network.config.crop)
     answer = network(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).float() / 255)
-    joints = codec.decode(answer["regression"])[0].numpy()
+    joints = codec.decode(answer[head])[0].numpy()
     return geometry.transform(geometry.invert(geometry.crop_matrix(square, network.config.crop)), joints)
 
 
@@ -429,8 +441,7 @@ def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, 
         if isinstance(codec, ParentRelative) and any(data.joints3d is None for data in sets):
             raise ValueError(f"{name} needs joints in 3D, which {sets[0].name} does not have; people has them")
         head = network.config.heads[name]
-        own = codec.joints == len(sets[0].skeleton) if isinstance(codec, Coordinates) else (
-            codec.skeleton == sets[0].skeleton)
+        own = codec.joints == len(sets[0].skeleton) if name in POSES else codec.skeleton == sets[0].skeleton
         if not own:
             raise ValueError(f"the codec of {name} is for another skeleton than the data's, {sets[0].skeleton.name}")
         if head.outputs != codec.outputs:

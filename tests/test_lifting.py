@@ -9,6 +9,7 @@ import torch
 from posebook import lifting, results
 from posebook.augment import Augmentation
 from posebook.datasets import load_people
+from posebook.networks import build_network
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
 from posebook.targets import build_codecs
 
@@ -40,8 +41,9 @@ def test_a_lifter_beats_the_mean_pose_and_a_seed_repeats_it():
 
 def test_turns_move_2d_and_3d_together(monkeypatch):
     arrays = [torch.from_numpy(a) for a in (TRAIN.joints, TRAIN.state, TRAIN.joints3d)]
+    skeletons = (TRAIN.skeleton, TRAIN.skeleton)
     monkeypatch.setattr(lifting, "TURNED", Augmentation(mirror=1.0))      # a mirror alone is the data set's own mirror
-    joints, state, joints3d = lifting._turned(*arrays, TRAIN.skeleton, torch.Generator().manual_seed(0))
+    joints, state, joints3d, _ = lifting._turned(*arrays, arrays[1], *skeletons, torch.Generator().manual_seed(0))
     mirrored = TRAIN.mirrored()
     assert np.array_equal(state, mirrored.state)
     ours, theirs = (lifting.lifter_input(torch.as_tensor(j), torch.as_tensor(s)) for j, s in
@@ -49,12 +51,40 @@ def test_turns_move_2d_and_3d_together(monkeypatch):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     np.testing.assert_allclose(joints3d, mirrored.joints3d, atol=1e-2)
     monkeypatch.setattr(lifting, "TURNED", Augmentation(angle=30.0))      # a turn: seen from afar, x and y turn alike
-    joints, state, joints3d = lifting._turned(*arrays, TRAIN.skeleton, torch.Generator().manual_seed(0))
+    joints, state, joints3d, _ = lifting._turned(*arrays, arrays[1], *skeletons, torch.Generator().manual_seed(0))
     assert torch.equal(state, arrays[1]) and torch.equal(joints3d[..., 2], arrays[2][..., 2])
     known = torch.from_numpy(TRAIN.complete())
     seen = joints3d[..., :2] / joints3d[..., 2:]
     away = [(p - p.mean(dim=1, keepdim=True)).flatten(1)[known] for p in (joints, seen)]
     assert torch.cosine_similarity(*away).min() > 0.9999
+
+
+def test_joints_of_another_skeleton_are_mirrored_by_their_own_partners(monkeypatch):
+    flat = TRAIN.as_skeleton(LSP14)
+    arrays = [torch.from_numpy(a) for a in (flat.joints, flat.state, TRAIN.joints3d, TRAIN.state)]
+    monkeypatch.setattr(lifting, "TURNED", Augmentation(mirror=1.0))
+    joints, _, joints3d, state = lifting._turned(*arrays, LSP14, TRAIN.skeleton, torch.Generator().manual_seed(0))
+    mirrored, mirrored_flat = TRAIN.mirrored(), flat.mirrored()
+    ours, theirs = (lifting.lifter_input(torch.as_tensor(j), torch.as_tensor(flat.mirrored().state))
+                    for j in (joints, mirrored_flat.joints))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(joints3d, mirrored.joints3d, atol=1e-2)
+    assert np.array_equal(state, mirrored.state)
+
+
+def test_what_a_network_sees_is_lifted():
+    flat = UNSEEN.as_skeleton(LSP14)
+    codec = build_codecs(("regression",), LSP14, 64)["regression"]
+    network = build_network("small", {"regression": 28}, 0)
+    network.start_at("regression", torch.linspace(0.2, 0.8, 28))
+    seen = lifting.seen_by(network, codec, "regression", flat)
+    assert (seen.state == VISIBLE).all() and seen.joints3d is flat.joints3d
+    from posebook import training
+    np.testing.assert_allclose(seen.source_joints, training.predict(network, codec, flat), atol=1e-2)
+    lifter = lifting.train_lifter(UNSEEN, CODEC, lifting.LiftingConfig(width=16, epochs=1, batch=30), seen)
+    assert lifting.lift(lifter, CODEC, seen).shape == (60, 17, 3)
+    with pytest.raises(ValueError, match="must be of the same 300 images"):
+        lifting.train_lifter(TRAIN, CODEC, lifting.LiftingConfig(), seen)
 
 
 def test_a_codec_of_another_skeleton_is_refused():

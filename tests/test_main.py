@@ -297,6 +297,22 @@ def test_lifting_writes_a_record_with_its_floors(desk, capsys):
     assert "lifting from true 2d" in out and "walking" in out
 
 
+def test_what_a_network_sees_is_lifted_beside_the_truth(desk, capsys):
+    weights = "runs/maps/weights.safetensors"
+    assert run(capsys, "train", "--tasks", "heatmaps", "--epochs", 1, "--limit", 16, "--out", "runs/maps")[0] == 0
+    record = results.read_record(desk / "runs" / "maps" / "record.json")
+    assert record["scores"]["all"]["network"]["pck@0.2_torso"] >= 0
+    assert "validation_pck_heatmaps" in record["history"][0]
+    out = run(capsys, "evaluate", "--weights", weights)[1]
+    assert "heatmaps" in out and "mean pose" in out
+    code, out, err = run(capsys, "lift", "--epochs", 1, "--weights", weights, "--out", "lift.json")
+    assert code == 0, err
+    record = results.read_record(desk / "lift.json")
+    assert set(record["scores3d"]) == {"lifting_true_true", "lifting_true_seen", "lifting_seen_seen", "mean_pose",
+                                       "nearest_neighbour_2d"}
+    assert record["run"] == "maps" and record["tasks"] == ["heatmaps"]
+
+
 def test_actions_are_for_human36m_which_the_reader_brings(desk, capsys):
     assert "--actions is for human36m, not for people" in failed(capsys, "train", "--actions", "Walking")
     assert "human36m is not part of this book" in failed(capsys, "train", "--dataset", "human36m", "--tasks", "pose3d")

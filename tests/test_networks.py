@@ -1,8 +1,10 @@
 """The papers' sizes to the last parameter, and weight files that can be trusted."""
 
 import json
+import math
 import os
 import pickle
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from posebook.networks import (
     Config,
     Head,
     PoseNetwork,
+    ResidualDensity,
     ResponseNorm,
     build_network,
     count_parameters,
@@ -26,6 +29,8 @@ from posebook.networks import (
     small_b,
     take_trunk,
 )
+from posebook.skeleton import LSP14
+from posebook.targets import POSES, build_codecs
 
 REGRESSION = {"regression": Head(28)}
 
@@ -361,3 +366,66 @@ def test_only_the_heads_that_are_asked_for_answer_and_share_the_mean():
         (network(images, heads)["pose3d"] ** 2).sum().backward()
         gradients.append(network.trunk.conv1.weight.grad.clone())
     torch.testing.assert_close(gradients[1], 2 * gradients[0], rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ since then
+
+def test_the_learned_density_integrates_to_one():
+    density = ResidualDensity()
+    torch.manual_seed(3)
+    for coupling in density.couplings:
+        nn.init.normal_(coupling[-1].weight, std=0.1)
+        nn.init.normal_(coupling[-1].bias, std=0.3)
+    line = torch.linspace(-12, 12, 601)
+    plane = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1)
+    with torch.no_grad():
+        log_density = density(plane)
+    assert (log_density.exp().sum() * (line[1] - line[0]) ** 2).item() == pytest.approx(1, abs=2e-3)
+    normal = -(plane ** 2).sum(-1) / 2 - math.log(2 * math.pi)
+    assert (log_density - normal).abs().max() > 1                             # and is no longer the normal one
+    assert torch.allclose(ResidualDensity()(plane), normal, atol=1e-4)        # as which it began
+
+
+def test_a_resnet_is_torchvisions_and_its_sizes_are_told_truly():
+    network = build_network("resnet18", {"regression": 28}, 0).eval()
+    from torchvision.models import resnet18
+    whole = resnet18(weights=None).eval()
+    stages = network.trunk.state_dict()
+    whole.load_state_dict(stages | {"fc.weight": whole.fc.weight, "fc.bias": whole.fc.bias})
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    maps = network.trunk(images)
+    assert torch.allclose(whole(images), whole.fc(maps.mean(dim=(2, 3))), atol=1e-4)
+    found = {layer.name: layer for layer in layers(network.config)}
+    x = images
+    for name, module in network.trunk.named_children():
+        x = module(x)
+        layer = found.get({"maxpool": "pool1"}.get(name, name))
+        if layer:
+            assert x.shape[1:] == (layer.channels, layer.side, layer.side), name
+    assert layer.receptive_field == 435 and network.features == 512 * 2 * 2   # the field: He et al.'s layers, by hand
+
+
+@pytest.mark.parametrize("size", ["small", "small-b", "resnet18"])
+@pytest.mark.parametrize("task", POSES)
+def test_heads_of_later_targets_fit_their_codecs_and_survive_the_file(tmp_path, size, task):
+    codec = build_codecs((task,), LSP14, 64)[task]
+    network = build_network(size, {task: codec.outputs}, 1)
+    path = tmp_path / "weights.safetensors"
+    save_network(path, network, {})
+    images = torch.rand(3, 3, 64, 64)
+    again, _ = load_network(path)
+    answer = again(images)[task]
+    assert answer.shape == (3, codec.outputs) and codec.decode(answer).shape == (3, 14, 2)
+    assert again.config == network.config
+    assert (task in again.densities) == (task == "rle")
+
+
+def test_maps_that_cannot_be_grown_are_refused():
+    with pytest.raises(ValueError, match="maps of 28 cells cannot be grown from the trunk's 10 by doubling"):
+        build_network("paper-a", {"heatmaps": 14 * 28 ** 2}, 0)
+
+
+def test_a_missing_torchvision_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    with pytest.raises(ImportError, match="pip install torchvision"):
+        build_network("resnet18", {"regression": 28}, 0)

@@ -12,11 +12,11 @@ import posebook
 PACKAGE = Path(posebook.__file__).parent
 ORDER = ("files", "skeleton", "geometry", "metrics", "datasets", "synthesis", "augment", "targets", "networks",
          "pictorial", "floors", "training", "lifting", "explain", "draw", "interactive", "results", "families", "sweep",
-         "__main__")
+         "batch", "__main__")
 """A module may import those before it, never one after it. A new module is put into its place here."""
 
 HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas",
-         "av", "cdflib", "h5py")
+         "av", "cdflib", "h5py", "papermill", "nbformat")
 PROBE = """
 import json, sys
 loaded = {}

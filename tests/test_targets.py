@@ -8,13 +8,17 @@ from hypothesis import strategies as st
 
 from posebook import geometry
 from posebook.datasets import load_people
+from posebook.networks import ResidualDensity
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED, UPPER8, VISIBLE
 from posebook.targets import (
     TASKS,
     Coordinates,
+    HeatMaps,
     JointWindows,
     ParentRelative,
     PartWindows,
+    ResidualLikelihood,
+    SoftArgmax,
     WindowGrid,
     build_codecs,
     paper_a_grid,
@@ -242,7 +246,8 @@ def test_impossible_windows_are_refused_at_once(wrong, message):
 def test_codecs_come_in_the_order_of_the_tasks():
     codecs = build_codecs(("parts", "regression"), UPPER8, 112, without=("head",))
     assert list(codecs) == ["regression", "parts"] and codecs["parts"].without == ("head",)
-    assert [codec.outputs for codec in build_codecs(TASKS, UPPER8, 112).values()] == [16, 24, 512, 448]
+    assert [codec.outputs for codec in build_codecs(TASKS, UPPER8, 112).values()] == [
+        16, 24, 512, 448, 8 * 28 ** 2, 8 * 28 ** 2, 32]
     for wrong in ((), ("heads",)):
         with pytest.raises(ValueError, match="tasks must be some of regression, pose3d, joints, parts"):
             build_codecs(wrong, UPPER8, 112)
@@ -295,3 +300,89 @@ def test_joints_are_detected_where_they_are_projected():
     ours, theirs = (codec.encode(torch.from_numpy(np.where(known[..., None], joints, 0).astype(np.float32)), state)[0]
                     for joints in (seen, data.joints))
     assert (ours != theirs).float().mean() < 1e-3
+
+
+# ------------------------------------------------------------------------------------------------ since then
+
+LATER = {"heatmaps": HeatMaps(3, 64, 16), "softargmax": SoftArgmax(3, 64, 16), "rle": ResidualLikelihood(3, 64)}
+
+
+@given(st.integers(0, 10 ** 6), st.sampled_from([(64, 16), (112, 28), (50, 10)]))
+def test_a_perfect_heat_map_decodes_to_within_a_quarter_of_a_cell(seed, sizes):
+    codec = HeatMaps(4, *sizes)
+    cells = torch.rand((2, 4, 2), generator=torch.Generator().manual_seed(seed)) * (codec.side - 2) + 0.5
+    joints = codec.to_pixels(cells)                                        # not in the outermost half cells
+    target, mask = codec.encode(joints, torch.full((2, 4), VISIBLE))
+    assert mask.all() and target.max() <= 1
+    assert ((codec.decode(target) - joints).abs() <= codec.cell / 4 + 1e-3).all()
+
+
+def test_at_the_border_a_heat_map_leans_nowhere():
+    codec = HeatMaps(1, 64, 16)
+    corners = torch.tensor([[[-0.4, -0.4]], [[63.4, 63.4]], [[-0.4, 30.0]]])
+    found = codec.to_cells(codec.decode(codec.encode(corners, torch.full((3, 1), VISIBLE))[0]))
+    assert found[0].tolist() == [[0, 0]] and found[1].tolist() == [[15, 15]] and found[2, 0, 0] == 0
+
+
+def test_rows_of_a_map_are_y_and_columns_x():
+    maps = torch.zeros(1, 1, 16, 16)
+    maps[0, 0, 2, 11] = 50.0                                                # row 2, column 11
+    for codec in (HeatMaps(1, 64, 16), SoftArgmax(1, 64, 16)):
+        assert codec.decode(maps.flatten(1))[0, 0].tolist() == pytest.approx([11 * 4 + 1.5, 2 * 4 + 1.5])
+
+
+def test_the_heat_map_is_the_gaussian_of_the_formula():
+    codec = HeatMaps(1, 64, 16, sigma=1.3)
+    target, _ = codec.encode(torch.tensor([[[20.0, 33.0]]]), torch.tensor([[VISIBLE]]))
+    for row, column in ((8, 5), (0, 0), (9, 4)):
+        away = (column * 4 + 1.5 - 20) ** 2 + (row * 4 + 1.5 - 33) ** 2       # pixels
+        assert target[0, row * 16 + column].item() == pytest.approx(np.exp(-away / 16 / (2 * 1.3 ** 2)), abs=1e-6)
+
+
+def test_soft_argmax_is_the_mean_of_the_softmax_by_a_slow_loop():
+    codec = SoftArgmax(2, 20, 5)
+    output = torch.randn(3, codec.outputs, generator=torch.Generator().manual_seed(1))
+    found = codec.decode(output)
+    for n in range(3):
+        for j in range(2):
+            weights = output[n].reshape(2, 5, 5)[j].exp()
+            total = [sum(weights[r, c] * (4 * (c, r)[axis] + 1.5) for r in range(5) for c in range(5)) / weights.sum()
+                     for axis in (0, 1)]
+            assert found[n, j].tolist() == pytest.approx([v.item() for v in total], abs=1e-4)
+
+
+def test_a_soft_argmax_is_finer_than_a_cell():
+    codec = SoftArgmax(1, 64, 16)
+    output = torch.full((1, codec.outputs), -50.0)
+    output[0, [7 * 16 + 4, 7 * 16 + 5]] = 0.0
+    assert codec.decode(output)[0, 0].tolist() == pytest.approx([4.5 * 4 + 1.5, 7 * 4 + 1.5], abs=1e-4)
+
+
+@pytest.mark.parametrize("codec", LATER.values(), ids=list(LATER))
+def test_later_targets_leave_out_what_the_coordinates_leave_out(codec):
+    joints = torch.tensor([[[10.0, 10], [200, 10], [30, 30]]])
+    state = torch.tensor([[VISIBLE, VISIBLE, ABSENT]])
+    target, mask = codec.encode(joints, state)
+    assert mask.reshape(3, -1).any(dim=1).tolist() == [True, False, False]
+    output = torch.randn(1, codec.outputs, requires_grad=True)
+    density = (ResidualDensity(),) if codec is LATER["rle"] else ()
+    codec.loss(output, target, mask, *density).backward()
+    per_joint = output.grad.reshape(2, 3, 2).abs().sum(dim=(0, 2)) if density else \
+        output.grad.reshape(3, -1).abs().sum(dim=1)
+    assert per_joint[0] > 0 and per_joint[1:].tolist() == [0, 0]
+    nothing = torch.zeros(1, 3, dtype=torch.long)
+    assert codec.loss(output, *codec.encode(joints, nothing), *density).item() == 0
+
+
+def test_a_residual_likelihood_is_the_log_likelihood_by_hand():
+    """Untrained, the flow is the normal density: Laplace and normal, each of the error over its size, and 1 / size."""
+    codec = ResidualLikelihood(1, 64)
+    output, target = torch.tensor([[0.5, 0.25, 0.3, -1.2]]), torch.tensor([[0.6, 0.2]])
+    size = torch.sigmoid(output[0, 2:])
+    error = (target[0] - output[0, :2]) / size
+    laplace = (torch.log(2 * size) + error.abs()).sum()
+    normal = (torch.log(size) + error ** 2 / 2 + np.log(2 * np.pi) / 2).sum()
+    found = codec.loss(output, target, torch.ones(1, 2), ResidualDensity())
+    assert found.item() == pytest.approx((laplace + normal).item(), rel=1e-5)
+    assert codec.decode(output)[0, 0].tolist() == [32, 16]
+    assert codec.sizes(output)[0, 0].tolist() == pytest.approx((64 * size).tolist())

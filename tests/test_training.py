@@ -611,3 +611,57 @@ def test_a_batch_turns_and_mirrors_3d_with_the_picture():
     for k in np.flatnonzero(data.complete()):
         ours, theirs = (p[k] - p[k].mean(dim=0) for p in (seen, joints))
         assert torch.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.9999
+
+
+@pytest.mark.parametrize("task", ["heatmaps", "softargmax", "rle"])
+@pytest.mark.parametrize("size", ["small", "resnet18"])
+def test_later_targets_learn_and_resume_on_either_trunk(tmp_path, task, size):
+    data, unseen = (load_people(split, limit=12, skeleton=LSP14) for split in ("train", "validation"))
+    codecs = build_codecs((task,), LSP14, 64)
+    config = TrainConfig(epochs=3, batch=6, rate=2e-3, warmup=0, augmentation=NONE, device="cpu", amp=False)
+
+    def fresh():
+        return build_network(size, {task: codecs[task].outputs}, 0)
+
+    whole = train(fresh(), codecs, data, unseen, config, progress=False)
+    assert whole.history[-1]["train_loss"] < whole.history[0]["train_loss"]
+    assert f"validation_pck_{task}" in whole.history[-1] and whole.history[-1]["spread"] > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "validate", failing_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            train(fresh(), codecs, data, unseen, config, tmp_path, progress=False)
+    again = train(fresh(), codecs, data, unseen, config, tmp_path, progress=False)
+    assert_same_run(whole, again)
+    assert predict(again.network, codecs[task], unseen, "cpu", head=task).shape == (12, 14, 2)
+
+
+def failing_after(count):
+    """`validate`, but the user stops the run in its place after so many epochs."""
+    real, calls = training.validate, []
+
+    def validate(*arguments):
+        calls.append(1)
+        if len(calls) > count:
+            raise KeyboardInterrupt
+        return real(*arguments)
+    return validate
+
+
+def test_a_learned_density_learns_too():
+    data = load_people("train", limit=12, skeleton=LSP14)
+    codecs = build_codecs(("rle",), LSP14, 64)
+    net = build_network("small", {"rle": codecs["rle"].outputs}, 0)
+    before = [p.detach().clone() for p in net.densities.parameters()]
+    config = TrainConfig(epochs=2, batch=6, augmentation=NONE, device="cpu", amp=False)
+    train(net, codecs, data, data, config, progress=False)
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.densities.parameters(), strict=True))
+
+
+def test_a_frozen_trunk_keeps_its_batch_norm():
+    data = load_people("train", limit=12, skeleton=LSP14)
+    codecs = build_codecs(("regression",), LSP14, 64)
+    net = build_network("resnet18", {"regression": 28}, 0)
+    before = net.trunk.bn1.running_mean.clone()
+    config = TrainConfig(epochs=1, batch=6, augmentation=NONE, device="cpu", amp=False, freeze_trunk=True)
+    train(net, codecs, data, data, config, progress=False)
+    assert torch.equal(net.trunk.bn1.running_mean, before)

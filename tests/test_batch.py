@@ -1,0 +1,119 @@
+"""Chapters as a batch: what finishes, what fails, and what is done again."""
+
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from posebook import batch
+from posebook.__main__ import main
+
+
+@pytest.fixture
+def book(tmp_path):
+    """A folder with three small chapters; the second fails on request."""
+    folder = tmp_path / "book"
+    folder.mkdir()
+    parameters = 'import os\nprofile = os.environ.get("POSEBOOK_PROFILE", "book")\nseed = 0\nbad = False'
+    for name, code in (("01-one", "print(profile, seed)"),
+                       ("02-two", '# the second\nassert not bad, "bad was asked for"'),
+                       ("11-last", "from pathlib import Path\nprint(Path.cwd().name)")):
+        cell = new_code_cell(parameters)
+        cell.metadata["tags"] = ["parameters"]
+        notebook = new_notebook(cells=[new_markdown_cell("# A chapter"), cell, new_code_cell(code)])
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(notebook, str(folder / f"{name}.ipynb"))
+    return folder
+
+
+def run(book, out, *arguments):
+    return main(["run", "--book", str(book), "--out", str(out), *arguments])
+
+
+def said(out, name):
+    record = json.loads((out / f"{name}.json").read_text())
+    return record, "\n".join(cell["text"] for cell in record["cells"])
+
+
+def test_every_chapter_leaves_a_notebook_and_a_record(book, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(book, out, "-p", "seed", "3") == 0
+    record, text = said(out, "01-one-profile=smoke-seed=3")
+    assert text == "smoke 3" and record["status"] == "finished"
+    assert record["parameters"] == {"profile": "smoke", "seed": 3}
+    assert record["environment"]["commit"] and record["seconds"] > 0
+    assert said(out, "11-last-profile=smoke-seed=3")[1] == "book"                 # chapters run where they lie
+    executed = nbformat.read(out / "01-one-profile=smoke-seed=3.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "smoke 3\n"
+    assert sorted(p.suffix for p in out.iterdir()) == [".ipynb"] * 3 + [".json"] * 3
+    assert "finished after" in capsys.readouterr().out
+
+
+def test_a_failure_names_the_cell_and_stops_no_other_chapter(book, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(book, out, "-p", "bad", "true") == 2
+    errors = capsys.readouterr().err
+    assert "1 runs failed" in errors and "02-two, cell" in errors
+    assert "(# the second): AssertionError: bad was asked" in errors
+    record = json.loads((out / "02-two-bad=True-profile=smoke.json").read_text())
+    assert record["status"] == "failed"
+    notebook = nbformat.read(out / "02-two-bad=True-profile=smoke.ipynb", as_version=4)
+    assert notebook.cells[record["cell"]].source.startswith("# the second")
+    assert json.loads((out / "11-last-bad=True-profile=smoke.json").read_text())["status"] == "finished"
+
+
+def test_what_finished_is_passed_over_and_what_did_not_is_run_again(book, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    real, done = batch._execute, []
+
+    def execute(chapter, *arguments):
+        done.append(chapter.notebook.stem)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return real(chapter, *arguments)
+
+    monkeypatch.setattr(batch, "_execute", execute)
+    assert run(book, out) == 130
+    assert run(book, out) == 0
+    assert done == ["01-one", "02-two", "02-two", "11-last"]
+    assert "3 runs, 1 of them finished" in capsys.readouterr().out
+    (out / "02-two-profile=smoke.json").write_text('{"status": "fini')              # half a record from somewhere
+    (out / "11-last-profile=smoke.json").write_text(json.dumps({"status": "failed"}))
+    assert run(book, out) == 0
+    assert done[4:] == ["02-two", "11-last"]
+    assert run(book, out, "--profile", "book", "01") == 0                            # other parameters are another run
+    assert done[6:] == ["01-one"]
+
+
+def test_an_interrupted_chapter_leaves_nothing_half_written(book, tmp_path, monkeypatch):
+    import papermill
+    real = papermill.execute_notebook
+
+    def stopped(source, target, **options):
+        real(source, target, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", stopped)
+    assert run(book, tmp_path / "out", "01") == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["03"], "03 is no chapter; there are 01-one, 02-two, 11-last"), (["0"], "0 is the beginning of several"),
+    (["-p", "sead", "1"], "01-one has no parameter sead; it has profile, seed, bad")])
+def test_names_that_do_not_exist_are_refused_before_anything_runs(book, tmp_path, capsys, arguments, message):
+    assert run(book, tmp_path / "out", *arguments) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_chapters_says_so(tmp_path, capsys):
+    assert run(tmp_path, tmp_path / "out") == 2
+    assert "there are no chapters in" in capsys.readouterr().err
+
+
+def test_all_chapters_of_the_book_take_the_common_parameters():
+    from posebook.results import results_folder
+    chapters = batch.find_chapters([], results_folder().parent)
+    assert len(chapters) >= 9
+    assert len(batch.plan(chapters, {"profile": "smoke"})) == len(chapters)
