@@ -39,13 +39,15 @@ $(STAMP):
 	@rm -f $(HALF) && touch $@
 
 book: $(STAMP) ## build the book into _build/html/index.html; any warning is an error
+	$(PY) tools/build_live.py
 	$(VENV)/bin/jupyter-book build . --all -W --keep-going
 	$(PY) tools/check_book.py
 
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
+# The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
-test: $(STAMP) ## lint, check the notebooks, run the unit tests and every chapter in the smoke profile
+test: $(STAMP) ## lint, check the notebooks, run the unit tests, open the built pages, run every chapter in the smoke profile
 	$(PY) -m ruff check .
 	$(PY) tools/clean_notebooks.py --check
 	$(PY) -m pytest tests book --nbval-lax --nbval-current-env --nbval-cell-timeout 300
@@ -54,5 +56,5 @@ lab: $(STAMP) ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab
 
 clean: ## remove what was built; the environment, runs/ and cache/ stay
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build assets/live/built .pytest_cache .ruff_cache .hypothesis
 	find . \( -name .git -o -path './$(VENV)' \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""`python -m posebook`: train, sweep, evaluate, predict, download, synthesize."""
+"""`python -m posebook`: train, sweep, evaluate, film, predict, export, download, synthesize."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from posebook import augment, batch, explain, families, floors, lifting, networks, results, sweep, training
+from posebook import (
+    augment,
+    batch,
+    explain,
+    export,
+    families,
+    film,
+    floors,
+    lifting,
+    networks,
+    results,
+    sweep,
+    training,
+)
 from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
@@ -130,11 +143,24 @@ def _parser() -> argparse.ArgumentParser:
     lift.add_argument("--weights", type=Path, help="of a network that gives joints in 2D: lift these")
     lift.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
+    filmed = _command(commands, "film", _film, "train a regressor and keep the poses it gives to a few as it learns")
+    _data_options(filmed)
+    filmed.add_argument("--recipe", choices=list(film.RECIPES), default="book", help="settings (default book)")
+    filmed.add_argument("--seed", type=int, default=0)
+    filmed.add_argument("--epochs", type=int, help=f"frames (default {film.FRAMES})")
+    filmed.add_argument("--limit", type=int, help="use only so many training images")
+    filmed.add_argument("--out", type=Path, required=True, help="JSON file for the record")
+
     predict = _command(commands, "predict", _predict, "draw the pose on pictures of your own")
     predict.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     predict.add_argument("--box", type=_box, help="x0,y0,x1,y1 around the person, pixels (default: the whole picture)")
     predict.add_argument("--weights", type=Path, help="default: the shipped network trained on photographs")
     predict.add_argument("--out", type=Path, default=Path("."), help="folder for NAME-pose.png (default: here)")
+
+    exported = _command(commands, "export", _export, "write a network as an ONNX file (needs the extra `export`)")
+    exported.add_argument("--weights", type=Path, required=True,
+                          help="a network of this book, such as one in book/weights")
+    exported.add_argument("--out", type=Path, required=True, metavar="FILE.onnx")
 
     download = _command(commands, "download", _download, "fetch a public data set, verified")
     download.add_argument("dataset", choices=["lspet"])
@@ -542,6 +568,23 @@ def _pose_head(network: networks.PoseNetwork, weights: Path) -> str:
                      "name a network that does")
 
 
+def _film(options: argparse.Namespace) -> None:
+    config = replace(film.RECIPES[options.recipe], seed=options.seed)
+    if options.epochs is not None:
+        config = replace(config, epochs=options.epochs)
+    train_set, validation = (load(options.dataset, split, options.data, limit=limit).as_skeleton(SKELETONS["LSP14"])
+                             for split, limit in (("train", options.limit), ("validation", None)))
+    codec = build_codecs(("regression",), validation.skeleton, CROP)["regression"]
+    found = film.record("small", codec, train_set, validation, config, film.cast(validation))
+    results.write_record(options.out, {
+        "name": options.out.stem, "recipe": options.recipe, "dataset": options.dataset, "split": "validation",
+        "skeleton": validation.skeleton.name, "training_images": len(train_set), "seed": options.seed, **found,
+        "mean_pose_loss": training.mean_pose_loss(train_set, codec, validation), "environment": results.environment()})
+    print(results.table(["pictures seen", "loss", "PCK@0.2 (torso)", "spread"], [
+        [found["images"][k], found["loss"][k], found["pck"][k], found["spread"][k]]
+        for k in sorted({0, len(found["images"]) // 2, len(found["images"]) - 1})]))
+
+
 def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:
     """A network and what `train` wrote about it."""
     network, about = networks.load_network(weights)
@@ -594,6 +637,14 @@ def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: 
             figure.savefig(part, dpi=100, format="png")
     finally:
         plt.close(figure)
+
+
+def _export(options: argparse.Namespace) -> None:
+    network, origin = networks.load_network(options.weights)
+    export.export_network(network, origin, options.out)
+    heads = ", ".join(network.heads)
+    print(f"{options.out}: {heads}; opset {export.OPSET}, {options.out.stat().st_size / 1e6:.1f} MB; "
+          "posebook/export.py says what goes in and comes out")
 
 
 def _download(options: argparse.Namespace) -> None:

@@ -210,6 +210,10 @@ class PoseNetwork(nn.Module):
         features = self.trunk((images - self.mean_image) / self.spread)
         if self.config.average_gradients and len(heads) > 1 and features.requires_grad:
             features.register_hook(lambda gradient: gradient / len(heads))
+        return self.answer(features, heads)
+
+    def answer(self, features: torch.Tensor, heads: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Answers of the heads to the trunk's last maps (N, C, h, w)."""
         flat = features.flatten(1)
         return {name: self.heads[name](features).flatten(1) if isinstance(self.config.heads[name], MapHead)
                 else self.heads[name](flat) for name in heads}

@@ -18,7 +18,7 @@ from posebook import floors, geometry, metrics, training
 from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
-from posebook.skeleton import ABSENT
+from posebook.skeleton import ABSENT, H36M17
 from posebook.targets import POSES
 
 
@@ -93,6 +93,89 @@ def read_record(name: str | Path) -> dict:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not a whole JSON file ({error}); restore it from the repository") from error
+
+
+RECORD_FIELDS = {
+    "name": ("always", str, "the record's file name without `.json`"),
+    "dataset": ("always", str, "what was trained on, or, where nothing was trained, measured on"),
+    "environment": ("always", dict, "commit, versions of Python, torch and numpy, hardware, threads, when it finished"),
+    "tasks": ("training", list, "heads of the network: regression, joints, parts, pose3d (older records: `task`)"),
+    "skeleton": ("training", str, "joint order of the labels"),
+    "training_images": ("training", int, "how many images there were to train on"),
+    "skipped": ("training", dict, "what was left out on reading, and how often"),
+    "network": ("training", dict, "the network's sizes"),
+    "parameters": ("training", int, "how many numbers the network has"),
+    "config": ("training", dict, "everything that ruled the training, the seed among it"),
+    "history": ("training", list, "one entry for each epoch: losses, learning rate, validation, spread, seconds"),
+    "kept_epoch": ("training", int, "the epoch, counted from 0, whose weights were kept"),
+    "seconds": ("training", float, "how long the training took"),
+    "scores": ("training", dict, "2D tables (`results.score`) on the validation split: subset, predictor, table"),
+    "share": ("optional", float, "share of the training images that was used"),
+    "elsewhere": ("optional", dict, "2D tables on other data, such as `people:test`"),
+    "scores3d": ("optional", dict, "3D tables (`results.score3d`)"),
+    "pretraining": ("optional", dict, "the first stage: its tasks, config and history"),
+    "detection": ("optional", dict, "average precision and chance: task, name, values"),
+    "false_alarms": ("optional", dict, "answers of detectors in pictures of nobody"),
+    "on_training_images": ("optional", dict, "the last epoch's losses, on 1,000 of the training images"),
+    "mean_pose_losses": ("optional", dict, "the regression loss of a constant, the mean pose"),
+    "run": ("measuring", str, "the training run whose network was measured"),
+    "split": ("measuring", str, "the split that it was measured on"),
+    "seed": ("measuring", int, "the seed of that run"),
+    "ways": ("optional", dict, "2D tables of the ways to read a pose (`posebook families`)"),
+    "weights": ("optional", dict, "correlations and sparsity of the last layer; weights of a pictorial structure"),
+    "features": ("optional", dict, "selectivity of each map, by layer (`posebook explain`)"),
+}
+"""What a record may hold: field -> (needed in which records, type, meaning). A record with a `history` is of a training
+run, one that names a `run` measures the network of another."""
+
+
+def check_record(record: dict) -> list[str]:
+    """What is wrong with a run record, in sentences; empty if all is well. Fields that are not in `RECORD_FIELDS` are
+    allowed: experiments of their own have numbers of their own.
+
+    Every table of scores in it is checked, wherever it stands: shares between 0 and 1, errors not negative, intervals
+    the right way round, as many values for each image as there are images.
+    """
+    kinds = {"always", "training" if "history" in record else "", "measuring" if "run" in record else ""}
+    found = []
+    for field, (needed, kind, _) in RECORD_FIELDS.items():
+        if field == "tasks" and "task" in record:
+            continue
+        if field not in record:
+            if needed in kinds:
+                found.append(f"a record needs {field}")
+        elif not isinstance(record[field], kind | type(None) if needed == "optional" else kind):
+            found.append(f"{field} is {type(record[field]).__name__} and should be {kind.__name__}")
+    about = ("commit", "python", "torch", "numpy", "hardware", "threads", "finished")
+    found += [f"environment lacks {name}" for name in about if name not in (record.get("environment") or {})]
+    if "history" in record:
+        config, history = record.get("config") or {}, record["history"]
+        if "seed" not in config:
+            found.append("config names no seed")
+        if not 0 <= record.get("kept_epoch", -1) < len(history) <= config.get("epochs", 0):
+            found.append(f"{len(history)} epochs of history, kept is {record.get('kept_epoch')}, "
+                         f"asked for were {config.get('epochs')}")
+    return found + _wrong_tables(record, "")
+
+
+def _wrong_tables(value, where: str) -> list[str]:
+    """What is wrong with the tables of scores anywhere inside `value`."""
+    if not isinstance(value, dict):
+        return []
+    found = [line for key, inside in value.items() for line in _wrong_tables(inside, f"{where}/{key}".lstrip("/"))]
+    if "images" not in value or not {"pck@0.2_torso", "mpjpe"} & set(value):
+        return found
+    for key, number in value.items():
+        highest = float("inf") if "mpjpe" in key or key.startswith("in_") else 1.0
+        if key.endswith("_per_image"):
+            if len(number) != value["images"]:
+                found.append(f"{where}/{key} has {len(number)} values for {value['images']} images")
+        elif key.endswith("_interval"):
+            if None not in number.values() and not number["low"] <= number["mean"] <= number["high"]:
+                found.append(f"{where}/{key}: {number['mean']} is not between {number['low']} and {number['high']}")
+        elif isinstance(number, float) and not 0 <= number <= highest:
+            found.append(f"{where}/{key} is {number}, not between 0 and {highest}")
+    return found
 
 
 def score(predicted: np.ndarray, data: PoseDataset) -> dict:
@@ -328,6 +411,55 @@ def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None
     if max(values) < min(others) and below:
         verdict = "worse"
     return {"images": images, "verdict": verdict if min(len(ours), len(base)) >= FEWEST_SEEDS else None}
+
+
+def losses_over_mean_pose(record: dict) -> tuple[float, float]:
+    """Regression loss of a finished 2D network over the mean pose's, on (1,000 of its training images, its validation
+    images): 1 is what a constant earns. Records from before the mean pose's losses were kept take them from another
+    record of the same data set."""
+    floor = (record.get("mean_pose_losses")
+             or read_record(f"tasks-{record['dataset']}-plain-regression-0")["mean_pose_losses"])
+    return (record["on_training_images"]["validation_losses"]["regression"] / floor["training_images"],
+            record["history"][-1]["validation_losses"]["regression"] / floor["validation"])
+
+
+def epochs_to(record: dict, level: float) -> float:
+    """The first epoch, counted from 1, after which the validation PCK was at least `level`; infinite if never."""
+    return next((row["epoch"] + 1 for row in record["history"] if row["validation_pck"] >= level), float("inf"))
+
+
+def above_shuffled(record: dict, layer: str, kind: str = "trained", of: str = "joints") -> np.ndarray:
+    """(C,) selectivity of each map of a layer, from a record of `posebook explain`: its average precision above that
+    with the labels of other images, for the joint (or part) for which this is most; NaN for a dead map.
+
+    Args:
+        kind: "trained" or "untrained". of: "joints" or "parts".
+    """
+    found = record["features"][layer] if of == "joints" else record["features"][layer]["parts"]
+    above = np.array(found[kind], float) - np.array(found[f"{kind}, shuffled"], float)
+    return np.where(np.isfinite(above).any(axis=1), np.where(np.isfinite(above), above, -np.inf).max(axis=1), np.nan)
+
+
+def joint_correlation(record: dict, one: str, other: str, axis: str, kind: str = "trained") -> float:
+    """Correlation of two joints' rows of the last layer along "x", "y" or "z", from a record of `posebook explain`."""
+    matrix = record["weights"][kind]["correlation"]["xyz".index(axis)]
+    return matrix[H36M17.index(one)][H36M17.index(other)]
+
+
+def sparsity_contrast(record: dict, kind: str = "trained") -> float:
+    """How much sparser pairs of joints with a wrist or an ankle are than the others, in standard deviations of all
+    pairs, the mean over x, y and z; from a record of `posebook explain`. The root, which never moves, is left out."""
+    ends = {H36M17.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("wrist", "ankle")}
+    pairs = [(i, j) for i in range(len(H36M17)) for j in range(i + 1, len(H36M17)) if H36M17.root not in (i, j)]
+    with_end = np.array([bool({i, j} & ends) for i, j in pairs])
+    values = np.array(record["weights"][kind]["co_sparsity"], float)[:, *np.transpose(pairs)]
+    return float(np.mean((values[:, with_end].mean(axis=1) - values[:, ~with_end].mean(axis=1)) / values.std(axis=1)))
+
+
+def mean_correlation(record: dict, kind: str = "trained") -> float:
+    """Mean size of the last layer's correlations between different joints, from a record of `posebook explain`."""
+    matrices = np.array(record["weights"][kind]["correlation"], float)
+    return float(np.nanmean(np.abs(matrices[:, ~np.eye(matrices.shape[1], dtype=bool)])))
 
 
 def table(header: list[str], rows: list[list], digits: int = 3) -> str:

@@ -184,9 +184,9 @@ PART_MIRROR = np.array([0] + [1 + BODY_PARTS.index(_partner(part)) for part in B
 """(15,) uint8: `PART_MIRROR[labels]` swaps left and right. Its own inverse."""
 PART_COLOURS = np.array([
     (0, 0, 0), (255, 220, 120), (150, 150, 150), (31, 119, 180), (70, 160, 220), (140, 200, 245), (214, 39, 40),
-    (235, 100, 90), (250, 160, 150), (44, 110, 60), (70, 160, 90), (130, 210, 140), (150, 80, 20), (205, 120, 40),
-    (245, 170, 90)], np.uint8)
-"""(15, 3) red, green, blue of the labels: the left side in blues and greens, the right in reds and browns."""
+    (235, 100, 90), (250, 160, 150), (70, 40, 150), (120, 90, 205), (180, 165, 240), (120, 70, 0), (180, 120, 20),
+    (225, 175, 70)], np.uint8)
+"""(15, 3) red, green, blue of the labels: the left side in blues and violets, the right in reds and browns."""
 
 SKELETONS = {skeleton.name: skeleton for skeleton in (LSP14, UPPER8, H36M17, COCO17)}
 

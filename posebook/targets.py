@@ -57,7 +57,7 @@ class Coordinates:
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, 2 J) to joints (N, J, 2) in input pixels."""
-        return output.float().reshape(len(output), self.joints, 2) * self.size
+        return output.float().unflatten(1, (self.joints, 2)) * self.size
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ParentRelative:
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, 3 J) to joints (N, J, 3) in millimetres, the root at zero: added up down the tree."""
-        offsets = output.float().reshape(len(output), len(self.skeleton), 3) * self.scale
+        offsets = output.float().unflatten(1, (len(self.skeleton), 3)) * self.scale
         return from_parent_relative(offsets, self.skeleton)
 
 
@@ -234,7 +234,7 @@ class _Windows:
 
     def probabilities(self, output: torch.Tensor) -> torch.Tensor:
         """Logits (N, outputs) to (N, K, side, side) in 0..1."""
-        return torch.sigmoid(output.float()).reshape(len(output), len(self.names), self.grid.side, self.grid.side)
+        return torch.sigmoid(output.float()).unflatten(1, (len(self.names), self.grid.side, self.grid.side))
 
     def decode(self, output: torch.Tensor, hard: bool = False) -> torch.Tensor:
         """Logits (N, outputs) to one point for each thing, (N, K, 2) in input pixels.
@@ -356,7 +356,7 @@ class _Maps:
 
     def maps(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, outputs) to maps (N, J, side, side) in float32."""
-        return output.float().reshape(len(output), self.joints, self.side, self.side)
+        return output.float().unflatten(1, (self.joints, self.side, self.side))
 
 
 @dataclass(frozen=True)
@@ -428,7 +428,7 @@ class SoftArgmax(_Maps):
 
     def decode(self, output: torch.Tensor) -> torch.Tensor:
         """Network output (N, outputs) to joints (N, J, 2) in input pixels."""
-        chance = self.maps(output).flatten(2).softmax(dim=-1).reshape(len(output), self.joints, self.side, self.side)
+        chance = self.maps(output).flatten(2).softmax(dim=-1).unflatten(2, (self.side, self.side))
         cells = torch.arange(self.side, dtype=torch.float32, device=output.device)
         return self.to_pixels(torch.stack([chance.sum(dim=2) @ cells, chance.sum(dim=3) @ cells], dim=-1))
 

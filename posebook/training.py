@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +127,8 @@ def _half(device: torch.device) -> torch.dtype:
 
 
 def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset, validation: PoseDataset,
-          config: TrainConfig, folder: str | Path | None = None, progress: bool = True) -> Run:
+          config: TrainConfig, folder: str | Path | None = None, progress: bool = True,
+          watch: Callable[[int, PoseNetwork], None] | None = None) -> Run:
     """Train `network` on `training` and watch `validation`; which weights are kept, see `TrainConfig.patience`.
 
     Args:
@@ -138,6 +139,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
             nothing and cannot be resumed.
         progress: show a progress bar.
+        watch: called with the epoch and the network before the first epoch (as -1) and after each.
 
     Raises:
         ValueError: if network, codecs and data do not fit, or `folder` holds a checkpoint of a different run.
@@ -165,6 +167,8 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     if folder is not None and (folder / CHECKPOINT).exists():
         start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
     steps = -(-(config.epoch_size or len(training)) // config.batch)
+    if watch and not start:
+        watch(-1, network)
     for epoch in _bar(range(start, config.epochs), start, config.epochs, progress):
         if config.patience and epoch - 1 - best["epoch"] >= config.patience:
             break
@@ -181,6 +185,8 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         if row["validation_loss"] < best["loss"]:
             weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
             best = {"loss": row["validation_loss"], "epoch": epoch, "weights": weights}
+        if watch:
+            watch(epoch, network)
         if folder is not None:
             _save(folder / CHECKPOINT, {"run": run, "epoch": epoch, "history": history, "best": best,
                                         "network": network.state_dict(), "optimizer": optimizer.state_dict(),

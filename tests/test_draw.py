@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from samples import people, pose
 
 from posebook import draw
-from posebook.skeleton import ABSENT, LSP14, OCCLUDED, PART_COLOURS, VISIBLE
+from posebook.skeleton import ABSENT, BODY_PARTS, LSP14, OCCLUDED, PART_COLOURS, VISIBLE
 
 
 @pytest.fixture
@@ -114,3 +115,36 @@ def test_parts_have_their_colours_over_a_pale_picture():
         shown = np.asarray(ax.images[0].get_array())
         assert tuple(shown[2, 2]) == tuple(PART_COLOURS[3]) and tuple(shown[0, 0]) == around
         plt.close(figure)
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0: linear RGB -> what is left of it for a colour-blind eye.
+EYES = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def seen(colours, eye):
+    """CIE Lab coordinates of colours (N, 3), 0..255, as this eye sees them; 2 units are just noticed by a usual one."""
+    values = np.asarray(colours) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    xyz = np.clip(linear @ np.transpose(EYES[eye]), 0, 1) @ XYZ.T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_the_sides_stay_apart_for_colour_blind_readers(eye):
+    def smallest(some, others):
+        return np.linalg.norm(seen(some, eye)[:, None] - seen(others, eye), axis=2).min()
+    rgb = {side: [tuple(round(255 * v) for v in to_rgb(colour))] for side, colour in draw.COLOURS.items()}
+    assert smallest(rgb["left"], rgb["right"]) > 40
+    assert min(smallest(rgb["middle"], rgb[side]) for side in ("left", "right")) > 25
+    parts = {side: [PART_COLOURS[1 + i] for i, name in enumerate(BODY_PARTS) if name.startswith(side)]
+             for side in ("left", "right")}
+    assert smallest(parts["left"], parts["right"]) > 35
+    greens = [[(44, 110, 60)], [(214, 39, 40)]]             # a dark green and a red: this test can fail
+    assert (smallest(*greens) > 35) == (eye in ("usual", "tritanopia"))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from samples import pose
 
-from posebook.interactive import neurons, pairs, skeletons, structure, window_grid
+from posebook import metrics
+from posebook.interactive import film, live_network, measures, neurons, pairs, skeletons, structure, window_grid
 from posebook.pictorial import learn_springs
-from posebook.skeleton import H36M17, LSP14, UPPER8, Limb, Skeleton
+from posebook.skeleton import ABSENT, H36M17, LSP14, UPPER8, VISIBLE, Limb, Skeleton
 from posebook.targets import PartWindows, WindowGrid, paper_a_grid
 
 POSE = pose(LSP14, (32, 34), 26)
@@ -112,3 +113,87 @@ def test_the_neurons_figure_holds_one_sheet_a_map():
     for change in ({"scores": parts["scores"][:, :5]}, {"patches": parts["patches"][:, :4]}, {"dead": [False]}):
         with pytest.raises(ValueError, match="the figure needs, for each"):
             neurons(**{**parts, **change})
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_the_live_network_loads_files_that_are_there_and_says_where_it_cannot_run(small):
+    text = live_network(small=small)
+    assert "FIGURE_" not in text and ("data-small" in text) == small
+    assert "JupyterLab" in text and "http.server" in text
+    loaded = re.findall(r'(?:src|href)="\.\./_static/([^"]+)"', text)
+    assert len(loaded) == 2
+    assets = Path(__file__).parents[1] / "assets"
+    assert all((assets / name).is_file() for name in loaded)
+    scripts = [assets / "live" / "live.js"]
+    for script in scripts:                                             # the modules find each other too
+        scripts += [path for name in re.findall(r'^import .* from "\./([^"]+)"', script.read_text(), re.M)
+                    if (path := assets / "live" / name) not in scripts]
+    assert len(scripts) == 5 and all(path.is_file() for path in scripts)
+
+
+STATE = np.full(17, VISIBLE)
+SOLID = np.concatenate([pose(H36M17, (0, 0), 800), np.zeros((17, 1))], axis=1) + (0, 0, 4000)
+ONE = {"image": np.zeros((3, 100, 100), np.uint8), "joints": pose(H36M17, (50, 50), 40), "state": STATE,
+       "joints3d": SOLID, "skeleton": H36M17, "chosen": "left_wrist"}
+
+
+def data_of(text: str) -> dict:
+    assert "FIGURE_" not in text and text.count("<script>") == text.count("</script>") == 1 and "NaN" not in text.split(
+        "const data = ")[1].split(";\n")[0]
+    return json.loads(re.search(r"const data = (.*);\n", text).group(1))
+
+
+def test_the_measures_figure_carries_rulers_limbs_and_a_prediction():
+    data = data_of(measures(**ONE))
+    assert data["scale"] == pytest.approx(20)                              # 800 mm are 40 pixels
+    assert data["rulers"]["torso"] == pytest.approx(metrics.torso_diameter(ONE["joints"][None], STATE[None], H36M17)[0],
+                                                    abs=0.01)
+    assert data["rulers"]["box"] == pytest.approx(81, abs=0.01)            # two units of 40 pixels, half open
+    assert [limb["name"] for limb in data["limbs"]][:2] == ["torso", "head"]
+    off = np.subtract(data["start"], data["truth"])
+    assert 3 < off.std() < 11 and len(set(map(tuple, off))) == 17
+    np.testing.assert_allclose(np.subtract(data["start3"], data["truth3"])[:, :2], 20 * off, atol=0.2)
+    assert data["joints"][data["chosen"]] == "left wrist"
+    hidden = STATE.copy()
+    hidden[[H36M17.index(name) for name in ("head_top", "left_shoulder", "right_shoulder")]] = ABSENT
+    data = data_of(measures(**{**ONE, "state": hidden, "joints": np.where(hidden[:, None] > 0, ONE["joints"], np.nan)}))
+    assert data["rulers"]["head"] is None and data["rulers"]["torso"] is None
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"joints": ONE["joints"][:14]}, r"needs joints \(17, 2\).*for H36M17"), ({"skeleton": LSP14}, r"joints \(14, 2\)"),
+    ({"joints3d": SOLID * np.nan}, "finite numbers"), ({"joints": ONE["joints"] * np.inf}, "finite numbers"),
+    ({"state": STATE * 0}, "three labelled joints"), ({"jitter": -1}, "a jitter of 0 or more"),
+    ({"image": np.zeros((100, 100, 3), np.uint8)}, r"a picture is \(3, S, S\) uint8, not \(100, 100, 3\)")])
+def test_measures_of_nonsense_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        measures(**{**ONE, **change})
+    with pytest.raises(KeyError, match="has no joint"):
+        measures(**{**ONE, "chosen": "tail"})
+
+
+TRUTH = np.stack([pose(LSP14, (32, 34), 20 + n) for n in range(3)])
+TAKE = {"images": [0, 64], "loss": [0.123456, 0.02], "pck": [0.0, 0.1], "spread": [1.2, 0.3],
+        "poses": np.stack([TRUTH + 3, TRUTH])}
+FILM = {"images": np.zeros((3, 3, 64, 64), np.uint8), "truth": TRUTH, "state": np.full((3, 14), VISIBLE),
+        "takes": {"one": TAKE}, "floor": {"loss": 0.017, "pck": 0.1}, "skeleton": LSP14}
+
+
+def test_the_film_carries_poses_in_tenths_of_pixels():
+    data = data_of(film(**FILM))
+    take = data["takes"]["one"]
+    np.testing.assert_allclose(np.reshape(take["poses"], (2, 3, 14, 2)) / 10, TAKE["poses"], atol=0.051)
+    assert take["loss"] == [0.1235, 0.02] and take["images"] == [0, 64]
+    assert len(data["bones"]) == 13 and [9, 10, "left"] in data["bones"]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"takes": {}}, "needs a training"), ({"truth": TRUTH[:2]}, r"joints \(3, 14, 2\)"),
+    ({"state": np.full((3, 17), VISIBLE)}, "with their state"),
+    ({"takes": {"one": {**TAKE, "pck": [0.1]}}}, "one: a film of 2 frames"),
+    ({"takes": {"one": {**TAKE, "loss": [0.1, np.nan]}}}, "finite numbers"),
+    ({"takes": {"one": {**TAKE, "poses": TAKE["poses"][:, :2]}}}, r"poses \(2, 3, 14, 2\), not \(2, 2, 14, 2\)"),
+    ({"images": FILM["images"].transpose(0, 2, 3, 1)}, r"a picture is \(3, S, S\) uint8")])
+def test_a_film_with_gaps_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        film(**{**FILM, **change})

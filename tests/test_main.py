@@ -313,6 +313,17 @@ def test_what_a_network_sees_is_lifted_beside_the_truth(desk, capsys):
     assert record["run"] == "maps" and record["tasks"] == ["heatmaps"]
 
 
+def test_a_film_is_a_record_of_poses(desk, capsys):
+    film = ("film", "--data", "people", "--epochs", 1, "--out", "film.json")
+    assert "a film needs 8 people" in failed(capsys, *film)
+    people_shard(desk / "people" / "validation-00000.parquet", 9)
+    code, out, err = run(capsys, *film, "--recipe", "first-day")
+    assert code == 0, err
+    record = results.read_record(desk / "film.json")
+    assert record["images"] == [0, 1600] and len(record["ids"]) == 8 and record["config"]["optimizer"] == "sgd"
+    assert len(record["poses"][1][7].split()) == 28 and record["mean_pose_loss"] > 0 and "pictures seen" in out
+
+
 def test_actions_are_for_human36m_which_the_reader_brings(desk, capsys):
     assert "--actions is for human36m, not for people" in failed(capsys, "train", "--actions", "Walking")
     assert "human36m is not part of this book" in failed(capsys, "train", "--dataset", "human36m", "--tasks", "pose3d")

@@ -14,7 +14,7 @@ from samples import CODECS, people, tiny
 from posebook import floors, geometry, results
 from posebook.datasets import load_people
 from posebook.networks import PoseNetwork
-from posebook.skeleton import ABSENT, LSP14
+from posebook.skeleton import ABSENT, H36M17, LSP14
 
 
 def test_a_record_comes_back_with_nan_as_null_and_arrays_as_lists(tmp_path):
@@ -254,3 +254,90 @@ def test_the_3d_floors_know_no_picture():
     mirrored = floors.predict_nearest3d(train, train.mirrored())
     right = geometry.mirror3d(geometry.root_relative(train.joints3d, train.skeleton), train.skeleton)
     assert np.abs(mirrored - right)[whole].max() < 1e-2
+
+
+# --- what a record holds
+
+
+RECORDS = sorted(results.results_folder().glob("*.json"))
+
+
+def test_every_record_of_the_book_is_one():
+    assert len(RECORDS) > 200
+    wrong = {path.stem: found for path in RECORDS if (found := results.check_record(results.read_record(path)))}
+    assert not wrong
+    assert all(results.read_record(path)["name"] == path.stem for path in RECORDS)
+
+
+def change(record, path, value):
+    *steps, last = path.split("/")
+    for step in steps:
+        record = record[step]
+    if value is None:
+        del record[last]
+    else:
+        record[last] = value
+
+
+@pytest.mark.parametrize(("name", "path", "value", "complaint"), [
+    ("tasks-people-both-0", "name", None, "a record needs name"),
+    ("tasks-people-both-0", "tasks", "regression", "tasks is str and should be list"),
+    ("tasks-people-both-0", "environment/commit", None, "environment lacks commit"),
+    ("tasks-people-both-0", "environment", None, "a record needs environment"),
+    ("tasks-people-both-0", "config/seed", None, "config names no seed"),
+    ("tasks-people-both-0", "history", [], "0 epochs of history"),
+    ("tasks-people-both-0", "kept_epoch", 20, "20 epochs of history, kept is 20"),
+    ("tasks-people-both-0", "scores/all/network/pck_per_image", [0.5],
+     "scores/all/network/pck_per_image has 1 values for 1000 images"),
+    ("tasks-people-both-0", "scores/all/network/pcp_strict", 1.5, "scores/all/network/pcp_strict is 1.5"),
+    ("tasks-people-both-0", "scores/all/network/pck_interval/low", 0.9, "is not between 0.9"),
+    ("three-d-joint-0", "scores3d/people:test/mpjpe", -3.0, "scores3d/people:test/mpjpe is -3.0"),
+    ("explain-joint-0", "run", 5, "run is int and should be str"),
+    ("explain-joint-0", "split", None, "a record needs split"),
+    ("families-people-both-0", "ways/tree/pck_per_image", [], "ways/tree/pck_per_image has 0 values"),
+])
+def test_a_damaged_record_is_described(name, path, value, complaint):
+    record = results.read_record(name)
+    assert results.check_record(record) == []
+    change(record, path, value)
+    found = results.check_record(record)
+    assert any(complaint in line for line in found), found
+
+
+def test_losses_of_older_records_are_divided_by_those_of_a_newer_one():
+    old, new = (results.read_record(f"tasks-people-{name}-0") for name in ("both", "plain-both"))
+    floor = new["mean_pose_losses"]
+    assert "mean_pose_losses" not in old
+    assert results.losses_over_mean_pose(old)[1] == pytest.approx(
+        old["history"][-1]["validation_losses"]["regression"] / floor["validation"])
+    assert results.losses_over_mean_pose(new)[0] == pytest.approx(
+        new["on_training_images"]["validation_losses"]["regression"] / floor["training_images"])
+
+
+def test_epochs_to_a_level():
+    record = {"history": [{"epoch": k, "validation_pck": v} for k, v in enumerate((0.1, 0.3, 0.2, 0.4))]}
+    assert [results.epochs_to(record, level) for level in (0.05, 0.3, 0.35, 0.5)] == [1, 2, 4, np.inf]
+
+
+def test_selectivity_is_above_shuffled_labels_and_a_dead_map_has_none():
+    layer = {"trained": [[0.5, 0.2], [None, None], [0.3, None]],
+             "trained, shuffled": [[0.1, 0.1], [None, None], [0.1, None]]}
+    record = {"features": {"conv3": {**layer, "parts": layer}}}
+    for of in ("joints", "parts"):
+        assert np.allclose(results.above_shuffled(record, "conv3", of=of), [0.4, np.nan, 0.2], equal_nan=True)
+
+
+def test_what_is_read_off_a_last_layer():
+    size = len(H36M17)
+    wrist, knee, hip = (H36M17.index(f"left_{name}") for name in ("wrist", "knee", "hip"))
+    correlation = np.full((3, size, size), 0.25)
+    correlation[1, knee, hip] = -0.5
+    ends = [j for j, name in enumerate(H36M17.joints) if name.endswith(("wrist", "ankle"))]
+    sparse = np.full((3, size, size), -2.0)
+    sparse[:, ends], sparse[:, :, ends] = -1.0, -1.0
+    record = {"weights": {"trained": {"correlation": correlation, "co_sparsity": sparse}}}
+    assert results.joint_correlation(record, "left_knee", "left_hip", "y") == -0.5
+    assert results.joint_correlation(record, "left_knee", "left_hip", "x") == 0.25
+    assert 0.25 < results.mean_correlation(record) < 0.2515
+    with_end = [bool({i, j} & set(ends)) for i in range(size) for j in range(i + 1, size) if H36M17.root not in (i, j)]
+    assert wrist in ends and results.sparsity_contrast(record) == pytest.approx(1 / np.std(with_end))

@@ -5,8 +5,11 @@ import base64
 import check_book
 import clean_notebooks
 import nbformat
+import page_fixes
 import pytest
+import typed_numbers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n not much of a picture").decode()
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\n'
@@ -193,6 +196,32 @@ def test_urls_and_relative_paths_are_no_machine_paths(text):
     assert clean_notebooks.machine_path(text) is None
 
 
+def test_a_chapter_gets_the_colab_cell_and_keeps_its_numbers(notebook):
+    plain = [cell.source for cell in notebook.cells]
+    clean_notebooks.clean(notebook)
+    assert [cell.source for cell in notebook.cells] == plain       # no parameters, no chapter
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    clean_notebooks.clean(notebook)
+    assert [cell.source for cell in notebook.cells] == [plain[0], clean_notebooks.COLAB_CELL, *plain[1:]]
+    assert not clean_notebooks.problems(notebook)
+    again = nbformat.from_dict(notebook)
+    clean_notebooks.clean(again)
+    assert again == notebook
+
+
+def test_an_old_colab_cell_in_another_place_that_was_run_is_mended(notebook):
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    clean_notebooks.clean(notebook)
+    expected = nbformat.from_dict(notebook)
+    notebook.cells.append(notebook.cells.pop(1))
+    notebook.cells[-1].update(source="%pip install posebook", outputs=[stream("Collecting\n")], execution_count=1)
+    for cell in notebook.cells[1:-1]:
+        if cell.execution_count:
+            cell.execution_count += 1
+    clean_notebooks.clean(notebook)
+    assert notebook == expected
+
+
 # --- check_book
 
 
@@ -282,6 +311,14 @@ def test_a_picture_of_an_older_run_is_found(book, capsys):
     assert "does not show the figure" in error
 
 
+@pytest.mark.parametrize("link", [
+    "#here", "extra.html?v=1#here", "01-a.html", "../_images/a.png", "..", "#%68ere", "#", "https://example.org/x#y",
+    "mailto:jo@example.org", "../index.html"])
+def test_links_that_arrive_pass(book, capsys, link):
+    replace(book, "book/extra.html", "</body>", f'<h2 id="here">Here</h2><a href="{link}">a link</a></body>')
+    assert check(book, capsys) == (0, "")
+
+
 def test_a_removed_output_need_not_be_shown(book, capsys):
     replace(book, "book/01-a.html", '<img src="../_images/a.png" />', "")
     path = book / "book" / "01-a.ipynb"
@@ -301,6 +338,9 @@ def test_a_removed_output_need_not_be_shown(book, capsys):
         ('<link rel="stylesheet" href="//cdn.example.org/x.css">', "cannot be read offline"),
         ('<img src="https://example.org/badge.svg">', "cannot be read offline"),
         ('<script src="../missing.js"></script>', "loads a file that is not there: ../missing.js"),
+        ('<a href="02-b.html">next</a>', "links to a file that is not there: 02-b.html"),
+        ('<a href="index.html#nowhere">up</a>', "links to a place that is not there: index.html#nowhere"),
+        ('<a href="#nowhere">down</a>', "links to a place that is not there: #nowhere"),
     ],
 )
 def test_what_no_page_may_hold_is_found(book, capsys, added, message):
@@ -309,3 +349,65 @@ def test_what_no_page_may_hold_is_found(book, capsys, added, message):
     assert status == 1
     assert "extra.html" in error
     assert message in error
+
+
+def test_a_chapter_without_its_colab_button_is_reported(book, capsys):
+    (book / "_config.yml").write_text(
+        "repository: {url: https://github.com/a/b, branch: main}\nlaunch_buttons: {colab_url: https://colab.example}\n"
+    )
+    status, error = check(book, capsys)
+    address = "https://colab.example/github/a/b/blob/main/book/01-a.ipynb"
+    assert status == 1 and address in error and "extra" not in error and "index" not in error
+    chapter = book / "_build" / "html" / "book" / "01-a.html"
+    chapter.write_text(chapter.read_text().replace("<body>", f'<body><a href="{address}">Colab</a>'))
+    assert check(book, capsys)[0] == 0
+    chapter.write_text(chapter.read_text().replace("01-a.ipynb", "02-b.ipynb"))
+    assert check(book, capsys)[0] == 1
+# --- typed_numbers
+
+
+@pytest.mark.parametrize(("prose", "named"), [
+    ("It reaches a PCK of 0.290.", []),                                     # shown, with more digits
+    ("It reaches a PCK of 0.312.", ["0.312"]),
+    ("The error falls by 6 mm.", []),
+    ("The error falls by 7 mm.", ["7"]),
+    ("It finds 29 % of the joints.", []),                                   # a share shown is a percentage typed
+    ("It finds 31 % of the joints.", ["31"]),
+    ("It is off by 1,234 mm.", []),
+    ("We used 31 images. The PCK was 0.29.", []),                           # another sentence
+    ("A PCK of 0.312 <!-- typed: the paper's --> is reported.", []),
+    ("PCK@0.2 of $0.7$ and `mm = 3`, see [chapter 12](12-mm), on 64×64 pixels, 95 % interval.", []),
+])
+def test_a_typed_number_that_no_cell_shows_is_named(notebook, tmp_path, capsys, prose, named):
+    notebook.cells[1].outputs = [stream("PCK 0.2897, difference -6.04 mm, 1234.4\n")]
+    notebook.cells.append(new_markdown_cell(prose, id="prose"))
+    path = write(notebook, tmp_path / "a.ipynb")
+    assert typed_numbers.main([str(path)]) == bool(named)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1].split(" in")[0] for line in lines] == named
+    assert "cell 4" in lines[0] if named else not lines
+
+
+def test_all_typed_numbers_can_be_listed(notebook, tmp_path, capsys):
+    notebook.cells[1].outputs = [stream("0.29")]
+    notebook.cells.append(new_markdown_cell("A PCK of 0.29 and a loss of 5.", id="prose"))
+    assert typed_numbers.main(["--all", str(write(notebook, tmp_path / "a.ipynb"))]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --- page_fixes
+
+
+def test_pictures_say_how_large_they_are(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a b.png")
+    pictures = {"a b.png": tmp_path / "a b.png"}
+    tag = '<img alt="a" src="../_images/a%20b.png" />'
+    assert page_fixes.with_sizes(f"<p>{tag}</p>{tag}", pictures).count('<img width="30" height="20" alt="a" src=') == 2
+    for left in ('<img width="9" src="_images/a%20b.png">', '<img src="_images/b.png">', '<img src="data:image/png,a">',
+                 '<img src="https://example.org/a%20b.png">', "<p>src=\"a%20b.png\"</p>"):
+        assert page_fixes.with_sizes(left, pictures) == left
+
+
+def test_the_bibliography_becomes_a_list():
+    item = '<div role="list"><div class="citation" role="doc-biblioentry">Li</div></div>'
+    assert page_fixes.with_list_items(item) == '<div role="list"><div class="citation" role="listitem">Li</div></div>'

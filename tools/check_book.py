@@ -4,9 +4,10 @@
 
 A builder that finds nothing to build, or drops a figure, can still end without an error. So this reads _toc.yml and
 the notebooks, then the pages, and asks: does each chapter have a page, is each picture that the notebook holds shown
-on it (compared by content), is each file there that the page loads, does it work without the internet, and is it free
-of tracebacks and of paths of the machine that built it? One line for each thing that is wrong; the
-exit status is then 1.
+on it (compared by content), is each file there that the page loads, does every link within the book arrive (at its
+anchor too), does the page work without the internet, does a chapter have the button that opens this very notebook on
+Colab, and is it free of tracebacks and of paths of the machine that built it? One
+line for each thing that is wrong; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ HIDING_TAGS = {"remove-output", "remove_output", "remove-cell", "remove_cell"}
 
 
 class Page(HTMLParser):
-    """What the check needs of a page: pictures, other files it loads, its visible text, where it forwards to."""
+    """What the check needs of a page: pictures, other files it loads, links and what they can aim at, its visible text,
+    where it forwards to."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.images: list[str] = []
         self.loaded: list[str] = []
         self.links: list[str] = []
+        self.anchors: set[str] = set()
         self.forward: str | None = None
         self.text = ""
         self.feed(html)
@@ -44,6 +47,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note every address that the tag makes a browser load."""
         values = {name: value or "" for name, value in attrs}
+        if name := values.get("id") or (tag == "a" and values.get("name")):
+            self.anchors.add(name)
         if tag == "img":
             self.images.append(values.get("src", ""))
         elif tag == "script" and "src" in values:
@@ -95,11 +100,34 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_page(path: Path, notebook: nbformat.NotebookNode | None) -> list[str]:
+def _read(path: Path, pages: dict[Path, Page]) -> Page:
+    """The page at `path`, read once: `pages` remembers it."""
+    path = path.resolve()
+    if path not in pages:
+        pages[path] = Page(path.read_text(encoding="utf-8"))
+    return pages[path]
+
+
+def broken_links(path: Path, pages: dict[Path, Page]) -> list[str]:
+    """Links on the page at `path` to a file, or to a place in a page, that the built book does not have."""
+    found = []
+    for address in _read(path, pages).links:
+        parts = urlsplit(address)
+        if (file := _local(path, address)) is None:
+            continue
+        file = file if parts.path else path
+        file = file / "index.html" if file.is_dir() else file
+        if not file.is_file():
+            found.append(f"links to a file that is not there: {address}")
+        elif parts.fragment and file.suffix == ".html" and unquote(parts.fragment) not in _read(file, pages).anchors:
+            found.append(f"links to a place that is not there: {address}")
+    return found
+
+
+def check_page(path: Path, notebook: nbformat.NotebookNode | None, pages: dict[Path, Page]) -> list[str]:
     """What is wrong with one page, in words."""
-    html = path.read_text(encoding="utf-8")
-    page = Page(html)
-    found, digests = [], set()
+    page = _read(path, pages)
+    found, digests = broken_links(path, pages), set()
     for address in page.images + page.loaded:
         file = _local(path, address)
         if urlsplit(address).netloc:
@@ -119,10 +147,22 @@ def check_page(path: Path, notebook: nbformat.NotebookNode | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def colab_address(root: Path, name: str) -> str | None:
+    """Where the Colab button of a notebook should lead, by _config.yml; None if the book has no such button."""
+    path = root / "_config.yml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    colab = config.get("launch_buttons", {}).get("colab_url")
+    if not colab:
+        return None
+    repository = config["repository"]
+    where = urlsplit(repository["url"]).path.strip("/")
+    return f"{colab}/github/{where}/blob/{repository.get('branch', 'master')}/{name}.ipynb"
+
+
 def check_book(root: Path, html: Path) -> list[str]:
     """Check every page that `root`/_toc.yml promises in the folder `html`; return what is wrong, in words."""
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    found = []
+    found, pages = [], {}
     landing = html / "index.html"
     if not landing.is_file():
         found.append(f"{landing} is not there: nothing was built")
@@ -134,7 +174,10 @@ def check_book(root: Path, html: Path) -> list[str]:
             found.append(f"{page} is not there, although _toc.yml names {name}")
             continue
         notebook = nbformat.read(source, as_version=4) if source.is_file() else None
-        found += [f"{page} {line}" for line in check_page(page, notebook)]
+        found += [f"{page} {line}" for line in check_page(page, notebook, pages)]
+        address = colab_address(root, name) if notebook else None
+        if address and address not in _read(page, pages).links:
+            found.append(f"{page} has no button that leads to {address}")
     return found
 
 

@@ -5,7 +5,8 @@
     python tools/clean_notebooks.py FILE...         the same for these notebooks
 
 Cleaning takes out what changes from run to run without meaning anything (times, the interpreter's version, how the
-output was cut into pieces), so that running a notebook again gives the same file. What a cleaner cannot mend (an
+output was cut into pieces), so that running a notebook again gives the same file. A chapter gets the cell that fetches
+the package on Colab (tools/colab_cell.py) as its first code cell. What a cleaner cannot mend (an
 error, a warning, cells run out of order, a path of somebody's machine) is reported, one line each, and the exit
 status is 1.
 """
@@ -24,6 +25,7 @@ import nbformat
 MAX_BYTES = 1_500_000
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+COLAB_CELL = (ROOT / "tools" / "colab_cell.py").read_text(encoding="utf-8").strip()
 RUN_METADATA = ("execution", "ExecuteTime", "papermill", "collapsed", "scrolled", "outputId", "executionInfo")
 
 # Folders in which a machine keeps its own files, at the start of a path (not inside a URL or a relative path).
@@ -43,6 +45,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     """Take out, in place, what differs between two runs of the same notebook."""
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
+    _colab_cell(notebook)
     for number, cell in enumerate(notebook.cells):
         # An id made from the place and the source is the same for everyone; a random one would not be.
         cell.setdefault("id", hashlib.sha256(f"{number} {cell.source}".encode()).hexdigest()[:8])
@@ -50,6 +53,32 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
+
+
+def _colab_cell(notebook: nbformat.NotebookNode) -> None:
+    """Put the Colab cell before all other code of a chapter (a notebook with parameters), with today's text.
+
+    It does not count: the cells after it keep their numbers, whether or not it was run with them.
+    """
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not any("parameters" in cell.metadata.get("tags", []) for cell in code):
+        return
+    cell = next((cell for cell in code if is_colab_cell(cell)), None)
+    if cell is None:
+        cell = nbformat.v4.new_code_cell(id="colab", metadata={"tags": ["colab", "remove-cell"]})
+    else:
+        notebook.cells.remove(cell)
+    notebook.cells.insert(notebook.cells.index(next(c for c in code if c is not cell)), cell)
+    if cell.execution_count is not None:
+        for counted in (part for other in code for part in (other, *other.outputs)):
+            if counted.get("execution_count"):
+                counted.execution_count -= 1
+    cell.source, cell.execution_count, cell.outputs = COLAB_CELL, None, []
+
+
+def is_colab_cell(cell: nbformat.NotebookNode) -> bool:
+    """Is it the cell that fetches the package on Colab?"""
+    return cell.cell_type == "code" and "colab" in cell.metadata.get("tags", [])
 
 
 def _joined(outputs: list) -> list:
@@ -80,6 +109,7 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
     """What must not be committed, in words; an empty list if all is well."""
     found = []
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    code = [cell for cell in code if not is_colab_cell(cell)]
     if not any(cell.outputs for cell in code):
         found.append("has no outputs: run it from top to bottom and save it")
     counts = [cell.execution_count for cell in code]

@@ -1,5 +1,6 @@
 """Figures that a reader can touch. Each is a piece of HTML with its data and a little script inside: it works in
-the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(window_grid(...)))`.
+the built book without a kernel, in JupyterLab and on Colab, with `display(HTML(window_grid(...)))`. README.md says how
+they are made and what they share.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from importlib import resources
 
 import numpy as np
 
+from posebook import geometry, metrics
 from posebook.pictorial import Springs
-from posebook.skeleton import Skeleton
+from posebook.skeleton import ABSENT, Skeleton
 from posebook.targets import PartWindows
 
 
@@ -158,17 +160,134 @@ def neurons(averages: np.ndarray, patches: np.ndarray, scores: np.ndarray, contr
                   "control": np.nan_to_num(controls[c]).round(3).tolist()} for c in range(count)]})
 
 
+def live_network(small: bool = False) -> str:
+    """HTML in which the book's own 2D networks run, on the reader's pictures too, without a kernel.
+
+    Unlike the other figures it works only in pages of the built book, which load `assets/live` from `_static`; anywhere
+    else, JupyterLab for one, its place says so in a sentence.
+
+    Args:
+        small: a picture and its joints alone, without the maps behind them.
+    """
+    text = resources.files("posebook.interactive").joinpath("live.html").read_text(encoding="utf-8")
+    instead = "" if small else " In JupyterLab, run the cells of this chapter instead."
+    return text.replace("FIGURE_SMALL", " data-small" if small else "").replace("FIGURE_INSTEAD", instead)
+
+
+def measures(image: np.ndarray, joints: np.ndarray, state: np.ndarray, joints3d: np.ndarray, skeleton: Skeleton,
+             chosen: str, jitter: float = 7.0, aside: int = 12, seed: int = 0) -> str:
+    """HTML in which the reader drags the joints of a predicted pose, and the measures of `metrics` move.
+
+    Mouse, touch and keyboard; the prediction is drawn over the picture and from the side. Dragged in the picture, a
+    joint moves in space by as many millimetres a pixel as fit the true pose best (a weak perspective).
+
+    Args:
+        image: (3, S, S) uint8; joints: (J, 2) the truth in its pixels; state: (J,); joints3d: (J, 3) millimetres in
+            camera coordinates; chosen: the joint to begin with, by name; jitter: standard deviation of the prediction
+            to begin with, in pixels of each axis, drawn with `seed`; aside: pixels by which a button moves everything.
+
+    Raises:
+        ValueError: if a shape does not fit, a labelled joint is not finite or jitter is negative; KeyError: for an
+            unknown joint.
+    """
+    count = len(skeleton)
+    state, truth, truth3 = np.asarray(state), np.asarray(joints, float).round(2), np.asarray(joints3d, float).round(1)
+    if truth.shape != (count, 2) or truth3.shape != (count, 3) or state.shape != (count,):
+        raise ValueError(f"the figure needs joints ({count}, 2), joints in 3D ({count}, 3) and a state ({count},) for "
+                         f"{skeleton.name}, not {truth.shape}, {truth3.shape} and {state.shape}")
+    known = state != ABSENT
+    if not np.isfinite(truth3).all() or not np.isfinite(truth[known]).all() or known.sum() < 3 or jitter < 0:
+        raise ValueError("the figure needs three labelled joints or more, finite numbers, and a jitter of 0 or more")
+    truth = np.where(known[:, None], truth, 0)
+    scale = _millimetres_a_pixel(truth[known], truth3[known])
+    noise = np.random.default_rng(seed).normal(0, jitter, (count, 3)).round(2)
+    rulers = {"box": metrics.box_size(geometry.joints_box(truth, state)[None]),
+              "torso": metrics.torso_diameter(truth[None], state[None], skeleton),
+              "head": metrics.head_length(truth[None], state[None], skeleton)}
+    chain = skeleton.parents
+    return _filled("measures.html", {
+        "size": image.shape[-1], "image": _jpeg(image), "joints": _spoken(skeleton.joints),
+        "sides": [skeleton.side(name) for name in skeleton.joints], "state": state.tolist(), "root": skeleton.root,
+        "bones": [[int(chain[j]), j, skeleton.side(name)] for j, name in enumerate(skeleton.joints) if chain[j] != j],
+        "limbs": [{"name": limb.name.replace("_", " "), "start": [skeleton.index(name) for name in limb.start],
+                   "end": [skeleton.index(name) for name in limb.end]} for limb in skeleton.limbs],
+        "mirror": skeleton.mirror.tolist(), "chosen": skeleton.index(chosen), "scale": scale,
+        "aside": aside, "truth": truth.tolist(), "truth3": truth3.tolist(),
+        "start": (truth + noise[:, :2]).round(2).tolist(), "start3": (truth3 + scale * noise).round(1).tolist(),
+        "reach": round(1.3 * float(np.abs(truth3 - truth3[skeleton.root])[:, 1:].max())),
+        "rulers": {name: float(value[0]) if value[0] > 0 else None for name, value in rulers.items()}})
+
+
+def _millimetres_a_pixel(joints: np.ndarray, joints3d: np.ndarray) -> float:
+    """The scale that takes 2D joints (J, 2) to x and y of the joints in 3D (J, 3) with the least squared error."""
+    flat, solid = joints - joints.mean(axis=0), joints3d[:, :2] - joints3d[:, :2].mean(axis=0)
+    return round(float((flat * solid).sum() / (flat ** 2).sum()), 3)
+
+
+def film(images: np.ndarray, truth: np.ndarray, state: np.ndarray, takes: dict[str, dict], floor: dict[str, float],
+         skeleton: Skeleton) -> str:
+    """HTML in which the reader goes through trainings and sees what a network answers for a few people.
+
+    A slider, a button that plays, and the arrow keys on the slider.
+
+    Args:
+        images: (N, 3, S, S) uint8, what the network sees; truth: (N, J, 2) in its pixels, state: (N, J); takes: a
+            training's name -> its record of `posebook.film` with "images", "loss", "pck", "spread" (F,) and "poses"
+            (F, N, J, 2); floor: "loss" and "pck" of the mean pose.
+
+    Raises:
+        ValueError: if a shape does not fit, a number is not finite or there is no training.
+    """
+    people, count = len(images), len(skeleton)
+    if not takes or np.shape(truth) != (people, count, 2) or np.shape(state) != (people, count):
+        raise ValueError(f"the figure needs a training and, for {people} people, joints ({people}, {count}, 2) with "
+                         f"their state, not {np.shape(truth)} and {np.shape(state)}")
+    shown = {}
+    for name, take in takes.items():
+        frames = len(take["images"])
+        series = {key: np.asarray(take[key], float) for key in ("loss", "pck", "spread")}
+        poses = np.asarray(take["poses"], float)
+        if poses.shape != (frames, people, count, 2) or any(len(values) != frames for values in series.values()) \
+                or not all(np.isfinite(values).all() for values in (poses, *series.values())):
+            raise ValueError(f"{name}: a film of {frames} frames needs as many finite numbers of each kind, and poses "
+                             f"({frames}, {people}, {count}, 2), not {poses.shape}")
+        shown[name] = {"images": list(take["images"]), **{key: _significant(values) for key, values in series.items()},
+                       "poses": np.rint(10 * poses).astype(int).reshape(frames, people, -1).tolist()}
+    chain = skeleton.parents
+    return _filled("film.html", {
+        "size": images.shape[-1], "bones": [[int(chain[j]), j, skeleton.side(name)]
+                                            for j, name in enumerate(skeleton.joints) if chain[j] != j],
+        "people": [{"image": _jpeg(image), "truth": np.asarray(pose, float).round(1).tolist(), "state": marks.tolist()}
+                   for image, pose, marks in zip(images, truth, np.asarray(state), strict=True)],
+        "floor": {key: float(floor[key]) for key in ("loss", "pck")}, "takes": shown})
+
+
+def _significant(values: np.ndarray) -> list[float]:
+    """Four digits each: more cannot be seen."""
+    return [float(f"{value:.4g}") for value in values]
+
+
+def _spoken(names: Sequence[str]) -> list[str]:
+    """Names of joints as they are read."""
+    return [name.replace("_", " ") for name in names]
+
+
 def _jpeg(image: np.ndarray) -> str:
     """(3, S, S) uint8 as an address that holds the picture itself."""
     from PIL import Image
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2] or image.dtype != np.uint8:
+        raise ValueError(f"a picture is (3, S, S) uint8, not {image.shape} {image.dtype}")
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _filled(name: str, data: dict) -> str:
-    """The template with its data, under an id that no other figure on the page has."""
-    text = resources.files("posebook.interactive").joinpath(name).read_text(encoding="utf-8")
+    """The template with the shared script and style and its data, under an id that no other figure on the page has."""
+    folder = resources.files("posebook.interactive")
+    text, script, style = (folder.joinpath(file).read_text(encoding="utf-8").rstrip("\n")
+                           for file in (name, "figure.js", "figure.css"))
+    text = text.replace("FIGURE_SCRIPT", script).replace("FIGURE_STYLE", style)
     safe = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
     return text.replace("FIGURE_ID", f"figure-{uuid.uuid5(uuid.NAMESPACE_OID, name + safe).hex[:12]}").replace(
         "FIGURE_DATA", safe)
