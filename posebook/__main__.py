@@ -22,6 +22,7 @@ from posebook import (
     film,
     floors,
     lifting,
+    limits,
     networks,
     results,
     sweep,
@@ -134,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     explained.add_argument("--weights", type=Path, required=True, help="a network with the task pose3d or regression")
     explained.add_argument("--split", default="validation", choices=["validation", "test"])
     explained.add_argument("--out", type=Path, required=True, help="JSON file for the record")
+
+    limited = _command(commands, "limits", _limits, "a network's answers image by image, for comparing groups")
+    _data_options(limited, "as in the run's record")
+    limited.add_argument("--weights", type=Path, required=True, help="a network with the task regression")
+    limited.add_argument("--split", default="validation", choices=["validation", "test"])
+    limited.add_argument("--out", type=Path, required=True, help="JSON file for the record")
 
     lift = _command(commands, "lift", _lift, "from true 2D joints to 3D, beside the floors")
     _data_options(lift)
@@ -527,6 +534,26 @@ def _explain(options: argparse.Namespace) -> None:
     rows = [[layer, *(float(np.nanmedian(np.nanmax(found[name], axis=1))) for name in kinds)]
             for layer, found in record["features"].items()]
     print(results.table(["best joint of a map, AP (median)", *kinds], rows))
+
+
+def _limits(options: argparse.Namespace) -> None:
+    network, about = _load(options.weights)
+    dataset, skeleton = options.dataset or about["dataset"], SKELETONS[about["skeleton"]]
+    if "regression" not in network.heads:
+        raise ValueError(f"{options.weights} does not regress joints in the picture, only {', '.join(network.heads)}")
+    data = load(dataset, options.split, options.data, size=about["stored"], crop=network.config.crop)
+    data = data.as_skeleton(skeleton)
+    poses = {"network": training.predict(network, Coordinates(len(skeleton), network.config.crop), data),
+             "mean_pose": floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)}
+    found = {name: limits.answers(pose, data) for name, pose in poses.items()}
+    results.write_record(options.out, {
+        "name": options.out.stem, "run": options.weights.parent.name, "tasks": about["tasks"], "dataset": dataset,
+        "split": options.split, "images": len(data), "seed": about["seed"],
+        "upright": "".join("01"[up] for up in data.upright().astype(int)), **found,
+        "environment": results.environment()})
+    rows = [[name, float(np.nanmean(limits.pck(limits.read_found(table["found"])))),
+             float(np.nanmean(table["error"]))] for name, table in found.items()]
+    print(results.table([f"{dataset} {options.split} ({len(data)} images)", "PCK@0.2 (torso)", "error / torso"], rows))
 
 
 def _lift(options: argparse.Namespace) -> None:

@@ -349,6 +349,23 @@ def test_explaining_a_network_writes_matrices_and_selectivity(desk, capsys):
                                                         "x.json")
 
 
+def test_limits_keeps_every_image_s_answer(desk, capsys):
+    torch.manual_seed(0)
+    save_network("w.safetensors", PoseNetwork(small({"regression": Head(28, (8,))})),
+                 {"skeleton": "LSP14", "dataset": "people", "seed": 3, "stored": 80, "tasks": ["regression"],
+                  "mean_pose": np.full((14, 2), 40.0).tolist()})
+    code, out, err = run(capsys, "limits", "--weights", "w.safetensors", "--data", "people", "--out", "few.json")
+    assert code == 0, err
+    record = results.read_record(desk / "few.json")
+    assert (record["images"], record["seed"], record["split"]) == (5, 3, "validation") and "mean_pose" in out
+    assert all(len(record[who][name]) == 5 for who in ("network", "mean_pose") for name in ("found", "error"))
+    assert set("".join(record["network"]["found"])) <= set("01-") and len(record["upright"]) == 5
+    network = networks.build_network("small", {"joints": 14 * 64}, 0)
+    save_network("detector.safetensors", network, {"dataset": "people", "skeleton": "LSP14", "seed": 0, "stored": 80,
+                                                   "mean_pose": []})
+    assert "does not regress" in failed(capsys, "limits", "--weights", "detector.safetensors", "--out", "x.json")
+
+
 def pretrained(desk, *more):
     """The arguments of a short pre-trained run."""
     return ("train", "--tasks", "pose3d", "--pretrain", "joints", "--pretrain-epochs", 2, "--epochs", 2, "--size",
