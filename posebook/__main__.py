@@ -101,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     sweep = _command(commands, "sweep", _sweep, "train a list of runs, several at a time; start it again to go on")
     sweep.add_argument("file", type=Path, help="TOML file with the runs, such as those in book/sweeps")
     sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs' folders (default runs)")
-    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time, each with --threads threads (default 2)")
+    sweep.add_argument("--jobs", type=int, default=2, help="runs at a time on this machine, each with --threads "
+                       "threads (default 2)")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="run on the workers of this Dask scheduler instead, such "
+                       "as tcp://HOST:8786")
     sweep.add_argument("--set", action="append", default=[], type=_value, metavar="NAME=VALUE",
                        help="what stands for {NAME} in the file, such as lspet=DIR")
     sweep.add_argument("--dry-run", action="store_true", help="say what would be trained and how long it may take")
@@ -419,10 +422,12 @@ def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
 def _sweep(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise ValueError(f"jobs must be at least 1, not {options.jobs}")
-    runs = sweep.read_sweep(options.file, dict(options.set))
+    # Folders by their whole path, since a worker may have been started elsewhere.
+    values = {name: os.path.abspath(value) if Path(value).exists() else value for name, value in options.set}
+    runs = sweep.read_sweep(options.file, values)
     left = sweep.unfinished(runs, options.out)
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished")
-    if left:
+    if left and not options.cluster:                     # nobody knows how fast the machines of a cluster are
         rate = training.images_a_second()
         seen = sum(sweep.images_seen(run, RECIPE.epochs) for run in left)
         hours = seen / rate / options.jobs / 3600
@@ -432,8 +437,11 @@ def _sweep(options: argparse.Namespace) -> None:
         for run in left:
             print(run.name)
         return
-    if failed := sweep.run_sweep(left, options.out, options.jobs):
-        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; their log.txt say why")
+    folders = tuple(value for value in values.values() if Path(value).exists())
+    failed = sweep.run_sweep(left, options.out, options.jobs, options.cluster, options.threads, folders)
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed:\n" + "\n".join(f"  {name}: {why}" for name, why in
+                                                                       failed.items()))
 
 
 def _run(options: argparse.Namespace) -> None:

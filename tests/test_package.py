@@ -16,7 +16,7 @@ ORDER = ("files", "exercises", "skeleton", "geometry", "metrics", "datasets", "s
 """A module may import those before it, never one after it. A new module is put into its place here."""
 
 HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas",
-         "av", "cdflib", "h5py", "papermill", "nbformat")
+         "av", "cdflib", "h5py", "papermill", "nbformat", "distributed", "dask")
 PROBE = """
 import json, sys
 loaded = {}
