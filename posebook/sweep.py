@@ -1,8 +1,9 @@
 """Many trainings with one command: a list of runs, several at a time, on this machine or on a cluster.
 
-A sweep is a TOML file with tables `[[runs]]`: a `name`, the `arguments` of `python -m posebook train`, and `seeds`. Run
-`name`-`seed` trains in its own folder and leaves its record there. Finished runs are passed over and stopped ones go on
-where they were, so the same command can be given again at any time.
+A sweep is a TOML file with tables `[[runs]]`: a `name`, the `arguments` of `python -m posebook train`, `seeds`, and
+axes where one table is to stand for many runs (`read_sweep`). Run `name`-`seed` trains in its own folder and leaves its
+record there. Finished runs are passed over and stopped ones go on where they were, so the same command can be given
+again at any time.
 
 Dask hands the runs out: to worker processes on this machine, or to those of a scheduler that the reader has started. A
 worker does not train by itself. It starts a process that does, for three reasons: dropout draws from PyTorch's global
@@ -13,6 +14,7 @@ what a training takes of memory, or breaks, ends with it. The price is that the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -56,8 +58,8 @@ def read_sweep(path: str | Path, values: dict[str, str] | None = None) -> list[P
     """The runs of a sweep, seed by seed: every row has its first seed before any has its second.
 
     A table stands for several rows if it has further keys. Each of them is an axis: a list of values, or a table from
-    the values' names to what they put into the arguments. `{key}` in name and arguments stands for it, and the rows are
-    all combinations, the last axis changing fastest.
+    the values' names to what they put into the arguments, where lists may appear again. `{key}` in name and arguments
+    stands for the axis, and the rows are all combinations, the last axis changing fastest.
 
     Args:
         values: what stands for `{name}` in the arguments, such as the folder of a data set.
@@ -92,7 +94,7 @@ def _rows(table: dict) -> Iterator[tuple[str, str, list[int]]]:
                for key, axis in axes.items()]
     for chosen in itertools.product(*choices):
         name, arguments = str(table["name"]), str(table["arguments"])
-        for key, label, text in chosen:
+        for key, label, text in sorted(chosen, key=lambda one: isinstance(axes[one[0]], list)):
             name, arguments = name.replace(f"{{{key}}}", label), arguments.replace(f"{{{key}}}", text)
         if "{" in name:
             raise ValueError(f"nothing stands for a brace in the name {name}")
@@ -236,6 +238,7 @@ CONNECT = 10
 """Seconds to wait for a scheduler's answer."""
 
 
+@functools.cache                                         # as this process found it: who edits it does not stop a sweep
 def source_sum() -> str:
     """A checksum of the package's source: what must be the same for two machines to make the same record."""
     package, digest = Path(__file__).parent, hashlib.sha256()

@@ -55,7 +55,7 @@ name = "{data}-{task}"
 arguments = "{data} --tasks {task} --rate 0.1"
 seeds = [0, 1]
 task = ["joints", 2]
-data = {people = "--dataset people", lspet = "--dataset lspet --data '{where}'"}
+data = {people = "--dataset people", lspet = "--dataset lspet --data '{where}' --keep {task}"}
 """
 
 
@@ -64,7 +64,8 @@ def test_a_table_with_axes_stands_for_all_combinations(tmp_path):
     runs = sweep.read_sweep(tmp_path / "a.toml", {"where": "some where"})
     assert [run.name for run in runs] == [f"{name}-{seed}" for seed in (0, 1) for name in
                                           ("people-joints", "lspet-joints", "people-2", "lspet-2")]
-    assert runs[1].arguments == ("--dataset", "lspet", "--data", "some where", "--tasks", "joints", "--rate", "0.1")
+    assert runs[1].arguments == ("--dataset", "lspet", "--data", "some where", "--keep", "joints", "--tasks", "joints",
+                                 "--rate", "0.1")
     assert runs[2].arguments == ("--dataset", "people", "--tasks", "2", "--rate", "0.1")
 
 
@@ -74,6 +75,12 @@ def test_the_images_of_a_run_are_counted(plan):
     for arguments, count in (("--limit 100 --epochs 3", 300), ("--share 0.1 --epochs 2", sweep.IMAGES["people"] // 5),
                              ("--share 0.1 --epochs 2 --epoch-size 500", 1000)):
         assert sweep.images_seen(sweep.PlannedRun("a", tuple(arguments.split()), 0), 150) == count
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book" / "sweeps").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_sweeps_of_the_book_are_lists_of_trainings(path):
+    runs = sweep.read_sweep(path, {"lspet": "DIR", "sets": "SETS"})
+    assert runs and all(command._parser().parse_args(run.command(Path("runs"))[4:]).seed == run.seed for run in runs)
 
 
 @pytest.mark.parametrize("text, message", [
