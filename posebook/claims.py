@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posebook import results
+from posebook import results, sweep
 
 OUTCOMES = {"yes": "yes", "no": "**no**", "nothing": "not shown", "few": "too few runs"}
 """What one test may come to, and how the page says it. "no": the contrary is shown, or a claim cannot be kept up."""
@@ -271,8 +271,8 @@ def problems(path: Path | None = None) -> list[str]:
     for name, run in runs.items():
         expected = expectations(run, content.get("settings", {}))
         if "sweep" in run:
-            listed = {r["name"]: r for r in tomllib.loads((sweeps / f"{run['sweep']}.toml").read_text())["runs"]}
-            if name not in listed or listed[name]["seeds"] != list(range(run["seeds"])):
+            planned = sweep.read_sweep(sweeps / f"{run['sweep']}.toml", {"lspet": "DIR", "sets": "SETS"})
+            if {r.seed for r in planned if r.name == f"{name}-{r.seed}"} != set(range(run["seeds"])):
                 found.append(f"{name} with seeds 0 to {run['seeds'] - 1} is not listed in sweeps/{run['sweep']}.toml")
         elif "command" not in run:
             found.append(f"{name} says neither which sweep nor which command makes it")
