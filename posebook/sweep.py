@@ -276,7 +276,7 @@ def _check_workers(client, out: Path, folders: tuple[str, ...], report: Callable
             raise RuntimeError(f"the worker {address} does not see {out if mark.name in unseen else unseen[0]}: runs "
                                "and data must be in folders with the same name on all machines")
     slots = sum(client.nthreads().values())
-    report(f"{len(found)} workers at {here}, {slots} runs at a time" if found else
+    report(f"workers at {here}: {len(found)}, runs at a time: {slots}" if found else
            f"no workers at {here} yet; waiting for some: start them with `dask worker {here}`")
 
 

@@ -49,6 +49,11 @@ def test_every_row_has_its_first_seed_before_any_has_its_second(plan):
     assert words[10:12] == ["1", "--dataset"] and plan[2].command(sweep.Path("runs"), 3)[5] == "3"
 
 
+def finding(root=ROOT):
+    """The environment for a process that takes the package from a folder."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
 AXES = """
 [[runs]]
 name = "{data}-{task}"
@@ -142,7 +147,7 @@ def test_finished_runs_are_passed_over_and_a_failure_stops_no_other(plan, tmp_pa
     said = []
     failed = sweep.run_sweep(plan, tmp_path, cluster=threads, report=said.append)
     assert failed == {name: f"see {tmp_path / name / 'log.txt'}" for name in ("large-0", "small-1")}
-    assert "1 workers at " in said[0] and "2 runs at a time" in said[0]
+    assert said[0] == f"workers at {threads}: 1, runs at a time: 2"
     assert sorted(said[1:]) == ["large-0: failed, " + failed["large-0"], "small-0: finished",
                                 "small-1: failed, " + failed["small-1"]]
     assert "no memory" in (tmp_path / "large-0" / "log.txt").read_text()
@@ -191,7 +196,7 @@ sys.exit(len(sweep.run_sweep([sweep.PlannedRun(name, (), 0) for name in "ab"], P
 def test_when_the_command_is_stopped_so_is_what_it_started_on_a_cluster(tmp_path, monkeypatch, threads, death):
     pretend(monkeypatch, f"if name == 'a':\n    {WORKS}\nelse:\n    " + WAITS.replace("\n", "\n    "))
     asks = subprocess.Popen([sys.executable, "-c", SWEEPS, str(tmp_path), threads], stderr=subprocess.DEVNULL,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+                            env=finding())
     until((tmp_path / "b" / "started").is_file)
     training = int(until((tmp_path / "b" / "started").read_text))
     until((tmp_path / "a" / "record.json").is_file)
@@ -208,7 +213,7 @@ def test_a_training_that_will_not_stop_is_ended():
     body = ("import time\nfrom posebook import sweep\nsweep.GRACE = 0.2\nsweep.stop_with_worker()\nprint('up')\n"
             "while True:\n    try:\n        time.sleep(600)\n    except KeyboardInterrupt:\n        print('no')")
     process = subprocess.Popen([sys.executable, "-uc", body], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+                               env=finding())
     assert process.stdout.readline() == "up\n"
     out, _ = process.communicate(timeout=60)             # closes its stdin
     assert process.returncode == 130 and out == "no\n"
@@ -231,7 +236,7 @@ def test_without_a_scheduler_or_dask_one_sentence_says_so(plan, tmp_path, monkey
 def start(*words, root=ROOT):
     """A part of a cluster, as a reader would start it, with the package in `root`."""
     return subprocess.Popen([sys.executable, "-P", "-m", "dask", *map(str, words)], stderr=subprocess.DEVNULL,
-                            env={**os.environ, "PYTHONPATH": str(root)})
+                            env=finding(root))
 
 
 @pytest.mark.parametrize("other, message", [
@@ -319,7 +324,7 @@ def test_a_worker_that_is_killed_costs_its_cluster_nothing(serial, cluster, tmp_
     out = tmp_path / "runs"
     asks = subprocess.Popen([sys.executable, "-m", "posebook", "sweep", str(bad), *arguments[2:], "--out", str(out),
                              "--cluster", cluster], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT)})
+                            env=finding())
     victim = out / "real-3"
     until((victim / "checkpoint.pt").is_file, 120)
     training = next(int(p.name) for p in Path("/proc").glob("[0-9]*")
@@ -331,7 +336,7 @@ def test_a_worker_that_is_killed_costs_its_cluster_nothing(serial, cluster, tmp_
     said, wrong = asks.communicate(timeout=300)
     assert asks.returncode == 2
     assert wrong == f"posebook: 1 runs failed:\n  bad-0: see {out / 'bad-0' / 'log.txt'}\n"
-    assert "2 runs at a time" in said and "real-3: finished" in said and "real-4: finished" in said
+    assert f"workers at {cluster}: 2, runs at a time: 2" in said and "real-3: finished" in said and "real-4: finished" in said
     assert "must be positive" in (out / "bad-0" / "log.txt").read_text()
     assert (victim / "log.txt").read_text().count("10 training and 5 validation images") == 2
     assert records(out) == expected and not list(out.rglob("*.part"))
@@ -352,7 +357,7 @@ def test_on_this_machine_ctrl_c_stops_all_and_the_same_command_ends_as_a_serial_
     def begin():
         return subprocess.Popen([sys.executable, "-c", QUICK, *arguments, "--out", str(out)], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, start_new_session=True,
-                                env={**os.environ, "PYTHONPATH": str(ROOT)})
+                                env=finding())
 
     asks = begin()
     until((out / "real-3" / "checkpoint.pt").is_file, 120)
