@@ -26,12 +26,14 @@ function markup(id, small) {
       <div class="pair">
         <figure><figcaption><label>What the network sees, and the windows of <select class="thing"></select></label>
           </figcaption>
-          <div class="view"><canvas class="seen" width="64" height="64" role="img"></canvas>
+          <div class="view"><canvas class="seen" width="64" height="64" role="img"
+            aria-label="What the network sees: nothing yet"></canvas>
           <svg viewBox="-0.5 -0.5 64 64" aria-hidden="true"></svg></div>
           <p class="said-windows"></p></figure>
         <figure><figcaption><label>Maps of <select class="layer"><option>conv2</option><option>conv3</option></select>
           </label></figcaption>
-          <div class="view"><canvas class="map" width="24" height="24" role="img"></canvas></div>
+          <div class="view"><canvas class="map" width="24" height="24" role="img"
+            aria-label="A map of the network: nothing yet"></canvas></div>
           <p><label>map <input type="range" class="number" min="0" max="31" value="0"></label> <span class="said-map"></span>
           </p></figure>
       </div>
