@@ -19,9 +19,8 @@ def test_search_finds_words_of_the_chapters(page, site):
     page.locator("#pst-search-dialog input[type=search]").fill("elbow")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"search\.html\?q=elbow"))
-    page.wait_for_selector("ul.search > li a", state="attached")
-    found = page.locator("ul.search > li > a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
-    assert any("01-data" in link for link in found) and quiet(page)
+    page.wait_for_selector("ul.search > li > a[href*='01-data']", state="attached")    # they come one by one
+    assert quiet(page)
     page.locator("ul.search > li > a").first.click()
     page.wait_for_url(re.compile(r"/book/"))
     assert quiet(page)
