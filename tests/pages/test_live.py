@@ -263,6 +263,8 @@ def test_pictures_joints_windows_and_maps_answer_to_clicks(figure):
     assert "runs along a shore" in figure.get_attribute("canvas.picture", "aria-label")
     assert re.search(r"network [\d.]+ ms\. Mean error [\d.]+ pixels", figure.inner_text(".timing"))
     figure.click(".examples button:nth-child(8)")
+    figure.wait_for_function("x => document.querySelector('.posebook-live').posebook.pose()[0][0] !== x",
+                             arg=first["pose"][0][0])                   # the picture is decoded before it is seen
     assert state(figure)["pose"] != first["pose"]
     sides = [figure.locator(f"g.pose line.{side}").count() for side in ("left", "right", "middle")]
     assert sides == [4, 4, 2] and figure.locator("g.pose line.right[stroke-dasharray]").count() == 4
