@@ -7,7 +7,6 @@ import clean_notebooks
 import nbformat
 import page_fixes
 import pytest
-import typed_numbers
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
@@ -363,36 +362,6 @@ def test_a_chapter_without_its_colab_button_is_reported(book, capsys):
     assert check(book, capsys)[0] == 0
     chapter.write_text(chapter.read_text().replace("01-a.ipynb", "02-b.ipynb"))
     assert check(book, capsys)[0] == 1
-# --- typed_numbers
-
-
-@pytest.mark.parametrize(("prose", "named"), [
-    ("It reaches a PCK of 0.290.", []),                                     # shown, with more digits
-    ("It reaches a PCK of 0.312.", ["0.312"]),
-    ("The error falls by 6 mm.", []),
-    ("The error falls by 7 mm.", ["7"]),
-    ("It finds 29 % of the joints.", []),                                   # a share shown is a percentage typed
-    ("It finds 31 % of the joints.", ["31"]),
-    ("It is off by 1,234 mm.", []),
-    ("We used 31 images. The PCK was 0.29.", []),                           # another sentence
-    ("A PCK of 0.312 <!-- typed: the paper's --> is reported.", []),
-    ("PCK@0.2 of $0.7$ and `mm = 3`, see [chapter 12](12-mm), on 64×64 pixels, 95 % interval.", []),
-])
-def test_a_typed_number_that_no_cell_shows_is_named(notebook, tmp_path, capsys, prose, named):
-    notebook.cells[1].outputs = [stream("PCK 0.2897, difference -6.04 mm, 1234.4\n")]
-    notebook.cells.append(new_markdown_cell(prose, id="prose"))
-    path = write(notebook, tmp_path / "a.ipynb")
-    assert typed_numbers.main([str(path)]) == bool(named)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[1].split(" in")[0] for line in lines] == named
-    assert "cell 4" in lines[0] if named else not lines
-
-
-def test_all_typed_numbers_can_be_listed(notebook, tmp_path, capsys):
-    notebook.cells[1].outputs = [stream("0.29")]
-    notebook.cells.append(new_markdown_cell("A PCK of 0.29 and a loss of 5.", id="prose"))
-    assert typed_numbers.main(["--all", str(write(notebook, tmp_path / "a.ipynb"))]) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 # --- page_fixes

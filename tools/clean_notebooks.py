@@ -26,6 +26,8 @@ MAX_BYTES = 1_500_000
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 COLAB_CELL = (ROOT / "tools" / "colab_cell.py").read_text(encoding="utf-8").strip()
+KEPT = ("files_read",)
+"""What a notebook says of itself and keeps (`execute_notebooks`)."""
 RUN_METADATA = ("execution", "ExecuteTime", "papermill", "collapsed", "scrolled", "outputId", "executionInfo")
 
 # Folders in which a machine keeps its own files, at the start of a path (not inside a URL or a relative path).
@@ -43,7 +45,8 @@ def machine_path(text: str) -> str | None:
 
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Take out, in place, what differs between two runs of the same notebook."""
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    kept = {key: notebook.metadata[key] for key in KEPT if key in notebook.metadata}
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}, **kept})
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
     _colab_cell(notebook)
     for number, cell in enumerate(notebook.cells):
