@@ -1,4 +1,4 @@
-"""`python -m posebook`: train, sweep, evaluate, film, predict, export, download, synthesize."""
+"""`python -m posebook`: train, sweep, compare, evaluate, film, predict, export, download, synthesize."""
 
 from __future__ import annotations
 
@@ -126,6 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="validation", choices=["train", "validation", "test"])
     evaluate.add_argument("--subset", choices=["all", "upright"], default="all",
                           help="upright: only people whose neck is above both hips in the picture")
+
+    compare = _command(commands, "compare", _compare, "families of runs beside each other, with spread and intervals")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="names without the seed, such as since-heatmaps; the "
+                         "others are compared with the first")
+    compare.add_argument("--at", default="scores/all/network", metavar="PATH", help="where in the records the table of "
+                         "scores is, such as elsewhere/people:test/all/network (default scores/all/network)")
+    compare.add_argument("--measure", choices=list(results.MEASURES), default="pck")
+    compare.add_argument("--folder", type=Path, help="of records, or of runs (default: the book's records)")
 
     families = _command(commands, "families", _families, "compare regression with pictorial structures on one network")
     _data_options(families, "as in the run's record")
@@ -491,6 +499,17 @@ def _evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"{dataset} has no joints in 3D to score {weights} with; people has them")
         table = results.score3d(training.predict3d(network, codecs["pose3d"], data), data)
         print("\n" + results.score3d_table({"network": table}, title))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    def tables(name: str) -> list[dict]:
+        try:
+            return [results.value_at(record, options.at) for record in results.read_family(name, options.folder)]
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]}; name another place with --at") from error
+
+    print(results.compare_table({name: tables(name) for name in options.runs}, options.runs[0], options.measure,
+                                digits=3 if options.measure == "pck" else 1))
 
 
 def _families(options: argparse.Namespace) -> None:

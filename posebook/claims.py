@@ -195,13 +195,7 @@ def value_of(record: dict, where: str | list):
     """
     if isinstance(where, list):
         return VALUES[where[0]](record, *where[1:])
-    found = record
-    for step in where.split("/"):
-        try:
-            found = found[int(step)] if isinstance(found, list) else found[step]
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise KeyError(f"record {record.get('name')} has no {where} (at {step!r})") from error
-    return found
+    return results.value_at(record, where)
 
 
 @lru_cache(maxsize=300)

@@ -414,6 +414,79 @@ def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None
     return {"images": images, "verdict": verdict if min(len(ours), len(base)) >= FEWEST_SEEDS else None}
 
 
+def compare_table(rows: dict[str, list[dict]], base: str, measure: str = "pck",
+                  groups: np.ndarray | None = None, digits: int = 3) -> str:
+    """Families of runs beside each other, as a Markdown table: for each its mean, the spread over seeds, the 95 %
+    interval of the mean from resampling images (`bootstrap_mean`), and what `compare` says of it against `base`.
+
+    Args:
+        rows: label -> tables of `score` or `score3d`, one for each seed, all of the same images; base: a label of them.
+        measure, groups: as in `compare`; digits: of all numbers.
+
+    Raises:
+        ValueError: if there is no such base, a row has no table, or a table no value for each image.
+    """
+    total, each, _ = MEASURES[measure]
+    if base not in rows:
+        raise ValueError(f"{base} is not among the rows: {', '.join(rows)}")
+    for label, tables in rows.items():
+        if not tables or any(each not in one for one in tables):
+            raise ValueError(f"{label} has {'no table' if not tables else 'tables without ' + each}: an interval over "
+                             "images needs the value of every image")
+    lines = []
+    for label, tables in rows.items():
+        values = [one[total] for one in tables]
+        mean = bootstrap_mean(np.mean([np.array(one[each], float) for one in tables], axis=0), groups=groups)
+        against = {} if label == base else compare(tables, rows[base], groups, measure)
+        lines.append([label, float(np.mean(values)), f"{min(values):.{digits}f} to {max(values):.{digits}f}",
+                      f"{mean['low']:.{digits}f} to {mean['high']:.{digits}f}",
+                      _difference(against, digits), against.get("verdict"), len(tables)])
+    header = [total, "mean", "over seeds", "95 % over images", f"less {base} (95 % over images)", "verdict", "runs"]
+    return table(header, lines, digits)
+
+
+def _difference(against: dict, digits: int) -> str | None:
+    if not against:
+        return None
+    mean, low, high = (f"{against['images'][key]:+.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def read_family(name: str, folder: str | Path | None = None) -> list[dict]:
+    """The records of a run's seeds, `name`-0 and so on, in the order of the seeds.
+
+    Args:
+        folder: default `book/results`; else a folder of such files, or of the runs' folders (`posebook sweep --out`).
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folder = Path(folder or results_folder())
+    found = {}
+    for path in [*folder.glob(f"{name}-*.json"), *folder.glob(f"{name}-*/record.json")]:
+        seed = (path.stem if path.parent == folder else path.parent.name).removeprefix(f"{name}-")
+        if seed.isdigit():
+            found[int(seed)] = path
+    if not found:
+        raise FileNotFoundError(f"there is no record {name}-SEED in {folder}")
+    return [read_record(path) for _, path in sorted(found.items())]
+
+
+def value_at(record: dict, path: str):
+    """A value inside a record, by the names on the way: "history/-1/spread".
+
+    Raises:
+        KeyError: naming the record and the step that it lacks.
+    """
+    found = record
+    for step in path.split("/"):
+        try:
+            found = found[int(step)] if isinstance(found, list) else found[step]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            raise KeyError(f"record {record.get('name')} has no {path} (at {step!r})") from error
+    return found
+
+
 def losses_over_mean_pose(record: dict) -> tuple[float, float]:
     """Regression loss of a finished 2D network over the mean pose's, on (1,000 of its training images, its validation
     images): 1 is what a constant earns. Records from before the mean pose's losses were kept take them from another

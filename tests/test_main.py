@@ -421,3 +421,14 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_trained(
     assert "only with --pretrain" in failed(capsys, "train", "--pretrain-epochs", 3)
     assert "answers" not in failed(capsys, "train", "--tasks", "pose3d", "--dataset", "lspet", "--data", "nowhere")
     assert not (desk / "runs").exists()
+
+
+def test_families_of_records_are_compared(capsys):
+    at = ("--at", "elsewhere/people:test/all/network")
+    code, out, _ = run(capsys, "compare", "since-softargmax", "since-heatmaps", *at)
+    assert code == 0 and out.count("\n") == 4 and " better |" in out
+    code, _, error = run(capsys, "compare", "since-rle", "--at", "nowhere")
+    assert code == 2 and error.strip().endswith("name another place with --at") and error.count("\n") == 1
+    code, out, _ = run(capsys, "compare", "three-d-regression", "three-d-joint", "--at", "scores3d/people:test",
+                       "--measure", "mpjpe")
+    assert code == 0 and out.splitlines()[3].split("|")[2].strip().count(".") == 1

@@ -341,3 +341,51 @@ def test_what_is_read_off_a_last_layer():
     assert 0.25 < results.mean_correlation(record) < 0.2515
     with_end = [bool({i, j} & set(ends)) for i in range(size) for j in range(i + 1, size) if H36M17.root not in (i, j)]
     assert wrist in ends and results.sparsity_contrast(record) == pytest.approx(1 / np.std(with_end))
+
+
+# --- families of runs
+
+
+def family(level, count=5, images=40):
+    """Tables of `count` seeds around a level, with a value for every image."""
+    rng = np.random.default_rng(round(1000 * level))
+    each = np.clip(level + rng.normal(0, 0.02, (count, images)), 0, 1)
+    return [{"images": images, "pck@0.2_torso": float(row.mean()), "pck_per_image": row.tolist()} for row in each]
+
+
+def test_families_are_compared_with_seeds_images_and_a_verdict():
+    rows = {"plain": family(0.3), "good": family(0.5), "one": family(0.4, count=1)}
+    head, _, plain, good, one = results.compare_table(rows, "plain").splitlines()
+    assert "less plain (95 % over images)" in head
+    assert [cell.strip() for cell in plain.split("|")[5:8]] == ["–", "–", "5"]
+    mean = np.mean([t["pck@0.2_torso"] for t in rows["good"]])
+    assert f"{mean:.3f}" in good and " better |" in good and "+0.2" in good
+    low, high = (f"{f([t['pck@0.2_torso'] for t in rows['good']]):.3f}" for f in (min, max))
+    assert f"{low} to {high}" in good
+    assert [cell.strip() for cell in one.split("|")[6:8]] == ["–", "1"]                       # too few for a verdict
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    ({"a": family(0.3)}, "b is not among the rows: a"), ({"a": family(0.3), "b": []}, "b has no table"),
+    ({"b": family(0.3), "a": [{"images": 1, "pck@0.2_torso": 1.0}]}, "a has tables without pck_per_image")])
+def test_a_comparison_needs_a_base_and_images(rows, message):
+    with pytest.raises(ValueError, match=message):
+        results.compare_table(rows, "b")
+
+
+def test_a_family_is_found_among_records_and_among_runs(tmp_path):
+    for seed in (10, 2, 0):
+        results.write_record(tmp_path / f"a-{seed}.json", {"name": f"a-{seed}"})
+        results.write_record(tmp_path / "runs" / f"a-{seed}" / "record.json", {"name": f"a-{seed}"})
+    results.write_record(tmp_path / "a-b-0.json", {"name": "another family"})
+    for folder in (tmp_path, tmp_path / "runs"):
+        assert [r["name"] for r in results.read_family("a", folder)] == ["a-0", "a-2", "a-10"]
+    with pytest.raises(FileNotFoundError, match="no record c-SEED in"):
+        results.read_family("c", tmp_path)
+
+
+def test_a_value_is_found_by_its_path():
+    record = {"name": "r-0", "history": [{"loss": 3}, {"loss": 2}]}
+    assert results.value_at(record, "history/-1/loss") == 2
+    with pytest.raises(KeyError, match="record r-0 has no history/7/loss .at '7'."):
+        results.value_at(record, "history/7/loss")
