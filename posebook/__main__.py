@@ -317,6 +317,7 @@ def _train(options: argparse.Namespace) -> None:
     record = {"name": out.name, **asked, "pretraining": pretraining, "training_images": len(train_set),
               "skipped": train_set.skipped, "parameters": networks.count_parameters(network),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
+              "precision": str(training.precision(training.pick_device(config.device), config.amp)).split(".")[1],
               "history": run.history, **_measures(network, codecs, config, train_set, validation, elsewhere),
               "environment": results.environment()}
     # The folder of the data belongs to this machine, not to the record.

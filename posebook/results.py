@@ -106,6 +106,7 @@ RECORD_FIELDS = {
     "network": ("training", dict, "the network's sizes"),
     "parameters": ("training", int, "how many numbers the network has"),
     "config": ("training", dict, "everything that ruled the training, the seed among it"),
+    "precision": ("optional", str, "what was computed in, such as bfloat16; older records with `amp`: bfloat16"),
     "history": ("training", list, "one entry for each epoch: losses, learning rate, validation, spread, seconds"),
     "kept_epoch": ("training", int, "the epoch, counted from 0, whose weights were kept"),
     "seconds": ("training", float, "how long the training took"),

@@ -49,7 +49,7 @@ class TrainConfig:
         mean_start: start the heads that regress a pose at the training set's mean.
         normalise: subtract the mean image and divide by the spread of the pixels; else pixels stay in 0..1.
         augmentation: see `augment.Augmentation`.
-        device: 'auto' takes a GPU if there is one. amp: compute in bfloat16 (float16 on GPUs without it).
+        device: 'auto' takes a GPU if there is one. amp: compute in half precision where that is quick (`precision`).
         weights: task -> factor of its loss in the sum; a task that is not named has 1, one with 0 is not computed.
         freeze_trunk: only the heads learn; the trunk stays as it is given.
     """
@@ -120,10 +120,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
-def _half(device: torch.device) -> torch.dtype:
-    """bfloat16, except on GPUs older than Ampere, which have it only in emulation."""
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return torch.float16 if old else torch.bfloat16
+def precision(device: torch.device, amp: bool = True) -> torch.dtype:
+    """What a network computes in: with `amp` bfloat16 (float16 on GPUs older than Ampere, which have bfloat16 only in
+    emulation), else float32; and float32 on processors that cannot multiply bfloat16 numbers, as those of most laptops,
+    where emulation was 7 to 16 times slower."""
+    if not amp:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.float16 if torch.cuda.get_device_capability(device) < (8, 0) else torch.bfloat16
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()        # older versions of PyTorch cannot tell
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+    return torch.bfloat16
+
+
+def _autocast(device: torch.device, amp: bool) -> torch.autocast:
+    """Where a network computes: in `precision`."""
+    chosen = precision(device, amp)
+    return torch.autocast(device.type, torch.bfloat16 if chosen == torch.float32 else chosen,
+                          enabled=chosen != torch.float32)
 
 
 def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset, validation: PoseDataset,
@@ -160,7 +175,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     network.to(device, memory_format=torch.channels_last)
     network.trunk.requires_grad_(not config.freeze_trunk)
     optimizer = _optimizer(network, config)
-    scaler = torch.amp.GradScaler(enabled=config.amp and _half(device) == torch.float16)
+    scaler = torch.amp.GradScaler(enabled=precision(device, config.amp) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
     run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
@@ -205,7 +220,7 @@ def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis
     learned = [name for name in codecs if config.weight(name)]
     batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
     for step, (index, images, *labels) in enumerate(batches):
-        with torch.autocast(device.type, _half(device), enabled=config.amp):
+        with _autocast(device, config.amp):
             output = network(images.contiguous(memory_format=torch.channels_last), learned)
         losses = {name: _loss(network, name, codecs[name], output[name], labels) for name in learned}
         loss = _weighted(losses, config)
@@ -355,7 +370,7 @@ def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", a
     answers: dict[str, list[torch.Tensor]] = {name: [] for name in network.heads}
     for begin in range(0, len(data), batch):
         images = centre(torch.from_numpy(data.images[begin:begin + batch]).to(where), network.config.crop)
-        with torch.autocast(where.type, _half(where), enabled=amp):
+        with _autocast(where, amp):
             for name, answer in network(images.contiguous(memory_format=torch.channels_last)).items():
                 answers[name].append(answer.float().cpu())
     return {name: torch.cat(parts) for name, parts in answers.items()}

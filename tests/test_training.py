@@ -247,7 +247,26 @@ def test_weights_are_not_touched_by_a_loss_that_is_not_finite(monkeypatch):
         assert torch.equal(mine, fresh)
 
 
-def test_bfloat16_and_float32_learn_alike():
+@pytest.mark.parametrize(("able", "chosen"), [
+    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16),
+    ({"avx2": True, "avx512_bf16": False}, torch.float32), (None, torch.float32)])
+def test_a_processor_computes_in_bfloat16_only_if_it_can_multiply_it(able, chosen, monkeypatch):
+    if able is None:                                                 # an older PyTorch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    cpu = torch.device("cpu")
+    assert (training.precision(cpu), training.precision(cpu, amp=False)) == (chosen, torch.float32)
+
+
+def test_a_gpu_computes_in_the_half_precision_that_it_has(monkeypatch):
+    for capability, chosen in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert training.precision(torch.device("cuda")) == chosen
+
+
+def test_bfloat16_and_float32_learn_alike(monkeypatch):
+    monkeypatch.setattr(training, "precision", lambda device, amp=True: torch.bfloat16 if amp else torch.float32)
     exact, half = (fit(replace(CONFIG, amp=amp), net=network(keep=1.0)) for amp in (False, True))
     for a, b in zip(exact.history, half.history, strict=True):
         assert b["train_loss"] == pytest.approx(a["train_loss"], rel=0.05)
