@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from posebook import floors, geometry, metrics, training
 from posebook.datasets import PoseDataset
@@ -36,7 +37,6 @@ def shipped_weights(dataset: str) -> Path:
 
 def environment() -> dict[str, str | int]:
     """Commit, versions and hardware of this run, for its record."""
-    import torch
     root, commit = Path(__file__).resolve().parents[1], ""
     if (root / ".git").exists():     # else it is installed, maybe inside somebody's repository: not our commit
         try:
@@ -53,9 +53,10 @@ def environment() -> dict[str, str | int]:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")) + " (CPU)"
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return f"{platform.machine()} (CPU)"
+        model = platform.machine()
+    return f"{model} (CPU, {torch.backends.cpu.get_cpu_capability()})"
 
 
 def write_record(path: str | Path, record: dict) -> Path:
