@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
                           help="smoke: seconds a chapter, no conclusions; book: the committed outputs; paper: the "
                           "papers' sizes, for a GPU (default smoke)")
     chapters.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                          help="another parameter of the chapter; may be repeated")
+                          help="a parameter of the chapters, such as `dataset lspet`, `data DIR`, `device cpu` or "
+                          "`seed 1`; may be repeated")
     chapters.add_argument("--out", type=Path, default=Path("runs/book"), help="folder of notebooks and records "
                           "(default runs/book)")
     chapters.add_argument("--book", type=Path, default=results.results_folder().parent, help="folder of the chapters")
@@ -454,7 +455,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    parameters = {"profile": options.profile, **{name: _read_value(text) for name, text in options.parameter}}
+    parameters = {"profile": options.profile, **{name: _read_value(name, text) for name, text in options.parameter}}
     runs = batch.plan(batch.find_chapters(options.chapters, options.book), parameters)
     left = batch.unfinished(runs, options.out)
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them finished")
@@ -463,8 +464,21 @@ def _run(options: argparse.Namespace) -> None:
             f"  {r['chapter']}, cell {r['cell']} ({r['cell_begins']}): {r['error']}" for r in failed))
 
 
-def _read_value(text: str) -> object:
-    """A number, true, false, null or a list where the text is one in JSON, else the text."""
+def _read_value(name: str, text: str) -> object:
+    """As papermill reads its -p: a number, True, False or None where the text is one (or true, false, null or a list in
+    JSON), else the text. `data` is a folder: chapters run in their own, so they get the whole path.
+
+    Raises:
+        FileNotFoundError: if there is no such folder of data.
+    """
+    constants = {"True": True, "False": False, "None": None}
+    if text in constants:
+        return constants[text]
+    if name == "data":
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {text} with data; name one that is there with -p data DIR")
+        return str(folder.resolve())
     try:
         return json.loads(text)
     except ValueError:

@@ -7,6 +7,7 @@ so the same command can be given at any time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -26,8 +27,15 @@ class ChapterRun:
 
     @property
     def name(self) -> str:
-        """Chapter and parameters, as the run's files are called: 03-regression-profile=smoke-seed=1."""
-        return "-".join([self.notebook.stem, *(f"{k}={v}" for k, v in sorted(self.parameters.items()))])
+        """Chapter and parameters, as the run's files are called: 03-regression-profile=smoke-seed=1. Of a path stand
+        there its last part and six digits of its checksum."""
+        return "-".join([self.notebook.stem, *(f"{k}={_short(str(v))}" for k, v in sorted(self.parameters.items()))])
+
+
+def _short(value: str) -> str:
+    if "/" not in value and "\\" not in value:
+        return value
+    return f"{Path(value).name}-{hashlib.sha256(value.encode()).hexdigest()[:6]}"
 
 
 def find_chapters(names: list[str], folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from posebook import batch
-from posebook.__main__ import main
+from posebook.__main__ import _read_value, main
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def book(tmp_path):
     """A folder with three small chapters; the second fails on request."""
     folder = tmp_path / "book"
     folder.mkdir()
-    parameters = 'import os\nprofile = os.environ.get("POSEBOOK_PROFILE", "book")\nseed = 0\nbad = False'
+    parameters = 'import os\nprofile = os.environ.get("POSEBOOK_PROFILE", "book")\ndata = None\nseed = 0\nbad = False'
     for name, code in (("01-one", "print(profile, seed)"),
                        ("02-two", '# the second\nassert not bad, "bad was asked for"'),
                        ("11-last", "from pathlib import Path\nprint(Path.cwd().name)")):
@@ -101,10 +101,25 @@ def test_an_interrupted_chapter_leaves_nothing_half_written(book, tmp_path, monk
 
 @pytest.mark.parametrize("arguments, message", [
     (["03"], "03 is no chapter; there are 01-one, 02-two, 11-last"), (["0"], "0 is the beginning of several"),
-    (["-p", "sead", "1"], "01-one has no parameter sead; it has profile, seed, bad")])
+    (["-p", "sead", "1"], "01-one has no parameter sead; it has profile, data, seed, bad"),
+    (["-p", "data", "nowhere"], "there is no folder nowhere with data")])
 def test_names_that_do_not_exist_are_refused_before_anything_runs(book, tmp_path, capsys, arguments, message):
     assert run(book, tmp_path / "out", *arguments) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_values_are_read_as_papermill_reads_its_own(book, tmp_path, monkeypatch):
+    from papermill.cli import _resolve_type
+    for text in ("3", "-1", "0.5", "1e-3", "True", "False", "None", "people", "upper body"):
+        value = _read_value("seed", text)
+        assert (value, type(value)) == (_resolve_type(text), type(_resolve_type(text)))
+    assert [_read_value("bad", text) for text in ("true", "[1, 2]")] == [True, [1, 2]]
+    assert _read_value("data", "None") is None
+    (tmp_path / "2024").mkdir()
+    monkeypatch.chdir(tmp_path)                               # a folder is meant from here, and is no number
+    assert run(book, tmp_path / "out", "01", "-p", "data", "2024") == 0
+    (written,) = (tmp_path / "out").glob("01-one-data=2024-??????-profile=smoke.json")
+    assert json.loads(written.read_text())["parameters"]["data"] == str((tmp_path / "2024").resolve())
 
 
 def test_a_folder_without_chapters_says_so(tmp_path, capsys):
