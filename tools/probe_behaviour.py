@@ -115,18 +115,25 @@ def embedded() -> dict[str, float]:
     return found
 
 
+def training_of(size: str, *tasks: str, skeleton: Skeleton = LSP14, **settings) -> Callable[[], dict[str, float]]:
+    """The probe of a kind of training."""
+    def probe() -> dict[str, float]:
+        return trained(size, tasks, skeleton, **settings)
+    probe.__doc__ = f"A short training of {size}: {' and '.join(tasks)}."
+    return probe
+
+
 PROBES: dict[str, Callable[[], dict[str, float]]] = {
     "people": embedded,
     "scores": scored,
-    "regression": lambda: trained("small", ("regression",)),
-    "regression, first day": lambda: trained("small", ("regression",), optimizer="sgd", mean_start=False,
-                                             normalise=False),
-    "detection": lambda: trained("small", ("regression", "joints", "parts")),
-    "heatmaps": lambda: trained("small", ("heatmaps",)),
-    "softargmax": lambda: trained("small", ("softargmax",)),
-    "rle": lambda: trained("small", ("rle",)),
-    "resnet18": lambda: trained("resnet18", ("regression",), epochs=1),
-    "3D": lambda: trained("small-b", ("pose3d", "joints"), H36M17),
+    "regression": training_of("small", "regression"),
+    "regression, first day": training_of("small", "regression", optimizer="sgd", mean_start=False, normalise=False),
+    "detection": training_of("small", "regression", "joints", "parts"),
+    "heatmaps": training_of("small", "heatmaps"),
+    "softargmax": training_of("small", "softargmax"),
+    "rle": training_of("small", "rle"),
+    "resnet18": training_of("resnet18", "regression", epochs=1),
+    "3D": training_of("small-b", "pose3d", "joints", skeleton=H36M17),
     "lifting": lifted,
     "springs": fitted_springs,
     "explain": explained,

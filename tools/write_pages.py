@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import probe_behaviour
 import pyarrow.parquet as pq
 from clean_notebooks import ROOT
 
@@ -106,6 +108,16 @@ def fields() -> str:
                         for name, (needed, kind, meaning) in results.RECORD_FIELDS.items()])
 
 
+def behaviour() -> str:
+    """The probes, since when the code gives their numbers, and how many records rest on each."""
+    records = [results.read_record(path) for path in sorted(results.results_folder().glob("*.json"))]
+    rests = Counter(probe for record in records for probe in probe_behaviour.probes_of(record))
+    rows = [[name, probe_behaviour.PROBES[name].__doc__.rstrip("."),
+             known["since"][:16].replace("T", " "), str(rests[name])]
+            for name, known in probe_behaviour.kept().items()]
+    return plain_table(["probe", "what it computes", "the same numbers since (UTC)", "records that rest on it"], rows)
+
+
 def splits() -> str:
     """How the data sets are split, from their files, their loaders and the records of training on them."""
     rows = []
@@ -138,6 +150,7 @@ def findings() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
+                                       "behaviour": behaviour,
                                        "splits": splits, "joints": joints,
                                        "findings": findings}
 
