@@ -5,6 +5,8 @@ Features (papers A and B): `best_places` finds where each map of a layer respond
 cuts the pixels that it sees there, and `selectivity` asks how good a detector of each joint each map is. Weights (paper
 B): `weight_correlation` and `co_sparsity` of the last layer, `pose_correlation` of the poses themselves, and `mantel`,
 one number for how well two such matrices agree.
+
+Networks answer where they are, on a CPU or a GPU; pictures are brought there, and what is found comes back to the CPU.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def responses(network: PoseNetwork, layer: str, images: torch.Tensor) -> torch.T
     Raises:
         ValueError: as `find_layer`.
     """
-    return _with_gradient(network, layer, images)
+    return _with_gradient(network, layer, images.to(network.device)).cpu()
 
 
 def _with_gradient(network: PoseNetwork, layer: str, images: torch.Tensor, relu: bool = True) -> torch.Tensor:
@@ -281,7 +283,7 @@ def occlusion(network: PoseNetwork, head: str, image: torch.Tensor, joint: int, 
     Returns:
         (n, n) Euclidean length of the change in the head's numbers for each place of the square, rows (y) first.
     """
-    crop = network.config.crop
+    crop, image = network.config.crop, image.to(network.device)
     corners = range(0, crop - side + 1, step)
     covered = image.repeat(len(corners) ** 2, 1, 1, 1)
     for k, (y, x) in enumerate((y, x) for y in corners for x in corners):
@@ -289,17 +291,17 @@ def occlusion(network: PoseNetwork, head: str, image: torch.Tensor, joint: int, 
     network = network.eval()
     before = _answer(network, head, image[None], joint)
     after = torch.cat([_answer(network, head, part, joint) for part in covered.split(256)])
-    return (after - before).norm(dim=1).reshape(len(corners), -1).numpy()
+    return (after - before).norm(dim=1).reshape(len(corners), -1).cpu().numpy()
 
 
 def gradient(network: PoseNetwork, head: str, image: torch.Tensor, joint: int) -> np.ndarray:
     """The slope of a joint's predicted numbers at every pixel: (crop, crop), root of the sum of squares over the
     numbers and colours. image: (3, crop, crop) in 0..1."""
     network = network.eval()
-    pixels = image[None].clone().requires_grad_(True)
+    pixels = image[None].to(network.device).clone().requires_grad_(True)
     numbers = _answer(network, head, pixels, joint)[0]
     slopes = [torch.autograd.grad(number, pixels, retain_graph=True)[0][0] for number in numbers]
-    return torch.stack(slopes).square().sum(dim=(0, 1)).sqrt().numpy()
+    return torch.stack(slopes).square().sum(dim=(0, 1)).sqrt().cpu().numpy()
 
 
 def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150, rate: float = 0.03, coarse: int = 4,
@@ -322,7 +324,8 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150
     middle, size = found.side // 2, network.config.crop
     y = x = middle * found.step
     network = network.eval()
-    free = (0.1 * torch.randn(len(maps), 3, size // coarse, size // coarse, generator=generator)).requires_grad_(True)
+    start = 0.1 * torch.randn(len(maps), 3, size // coarse, size // coarse, generator=generator)
+    free = start.to(network.device).requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=rate)
 
     def picture() -> torch.Tensor:
@@ -337,7 +340,7 @@ def maximise(network: PoseNetwork, layer: str, maps: list[int], steps: int = 150
         (-maps_now[range(len(maps)), maps, middle, middle].sum()).backward()
         optimizer.step()
     side = found.receptive_field
-    return picture().detach()[:, :, y:y + side, x:x + side].numpy()
+    return picture().detach()[:, :, y:y + side, x:x + side].cpu().numpy()
 
 
 def probe(network: PoseNetwork, layer: str, train_set: PoseDataset, data: PoseDataset, cells: int = 4,

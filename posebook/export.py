@@ -100,11 +100,12 @@ class _WholeWay(nn.Module):
 
 
 def outputs(network: PoseNetwork, origin: dict, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What the exported file answers, computed by PyTorch: pixels (N, 3, crop, crop) uint8 -> name -> tensor."""
+    """What the exported file answers, computed by PyTorch where the network is: pixels (N, 3, crop, crop) uint8 -> name
+    -> tensor on the CPU."""
     way = _WholeWay(network, build_codecs(tuple(network.heads), _skeleton(origin), network.config.crop)).eval()
     with torch.no_grad():
-        answers = way(pixels)
-    return dict(zip(way.names, answers, strict=True))
+        answers = way(pixels.to(network.device))
+    return {name: answer.cpu() for name, answer in zip(way.names, answers, strict=True)}
 
 
 def export_network(network: PoseNetwork, origin: dict, path: str | Path) -> dict:
@@ -122,7 +123,7 @@ def export_network(network: PoseNetwork, origin: dict, path: str | Path) -> dict
         raise ModuleNotFoundError(f"exporting needs the package {error.name}: pip install onnx onnxscript") from error
     facts = about(network, origin)
     way = _WholeWay(network.eval(), build_codecs(tuple(network.heads), _skeleton(origin), network.config.crop)).eval()
-    pixels = torch.zeros(2, 3, network.config.crop, network.config.crop, dtype=torch.uint8)
+    pixels = torch.zeros(2, 3, network.config.crop, network.config.crop, dtype=torch.uint8, device=network.device)
     with torch.no_grad():
         way(pixels)                                                      # names its outputs
     with _quiet():

@@ -103,7 +103,7 @@ def predict_in_boxes(network: PoseNetwork, codec: Coordinates, pictures: Sequenc
                for box, picture in zip(boxes, pictures, strict=True)]
     crops = np.stack([crop_image(p, s, size).transpose(2, 0, 1) for p, s in zip(pictures, squares, strict=True)])
     network.eval()
-    joints = [codec.decode(network(torch.from_numpy(some).float() / 255)["regression"]).numpy()
+    joints = [codec.decode(network(torch.from_numpy(some).to(network.device).float() / 255)["regression"]).cpu().numpy()
               for some in np.array_split(crops, -(-len(crops) // 256))]
     back = np.stack([geometry.invert(geometry.crop_matrix(square, size)) for square in squares])
     return geometry.transform(back, np.concatenate(joints))

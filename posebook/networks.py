@@ -183,6 +183,11 @@ class PoseNetwork(nn.Module):
         self.densities = nn.ModuleDict({name: ResidualDensity() for name, head in config.heads.items()
                                         if isinstance(head, Head) and head.density})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean_image.device
+
     def normalise_with(self, images: torch.Tensor) -> None:
         """Set the normalisation from training inputs (N, 3, crop, crop) in 0..1."""
         self.mean_image.copy_(images.mean(dim=0))

@@ -175,7 +175,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     network.to(device, memory_format=torch.channels_last)
     network.trunk.requires_grad_(not config.freeze_trunk)
     optimizer = _optimizer(network, config)
-    scaler = torch.amp.GradScaler(enabled=precision(device, config.amp) == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision(device, config.amp) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
     run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
@@ -301,9 +301,8 @@ def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, 
     """
     outputs = run_network(network, data, config.device, config.amp)
     labels = all_labels(data, network.config.crop)
-    device = next(network.parameters()).device
-    there = [part.to(device) for part in labels]
-    losses = {name: _loss(network, name, codec, outputs[name].to(device), there).item()
+    there = [part.to(network.device) for part in labels]
+    losses = {name: _loss(network, name, codec, outputs[name].to(network.device), there).item()
               for name, codec in codecs.items()}
     row = {"validation_loss": _weighted(losses, config), "validation_losses": losses}
     true = labels[0].numpy()
@@ -340,7 +339,7 @@ def task_gradients(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDat
         "norm": task -> Euclidean norm; "cosine": "one, other" -> cosine of the angle between two tasks' gradients,
         1 where they want the same, 0 where they have nothing to do with each other, below 0 where they disagree.
     """
-    device = next(network.parameters()).device
+    device = network.device
     some = data.subset(np.arange(min(count, len(data))))
     images = centre(torch.from_numpy(some.images).to(device), network.config.crop)
     labels = [part.to(device) for part in all_labels(some, network.config.crop)]
@@ -399,11 +398,12 @@ def to_source(data: PoseDataset, crop: int, joints: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def predict_pose(network: PoseNetwork, codec: Codec, image: np.ndarray, box: np.ndarray,
                  head: str = "regression") -> np.ndarray:
-    """Joints (J, 2) in pixels of `image` (H, W, 3) uint8, for the person in the tight `box` (4,), from one head."""
+    """Joints (J, 2) in pixels of `image` (H, W, 3) uint8, for the person in the tight `box` (4,), from one head.
+    Computed where the network is."""
     square = geometry.square_box(geometry.check_box(box, image.shape[1], image.shape[0]), ENLARGE)
     crop = crop_image(image, square, network.config.crop)
-    answer = network(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).float() / 255)
-    joints = codec.decode(answer[head])[0].numpy()
+    answer = network(torch.from_numpy(crop.transpose(2, 0, 1)[None].copy()).to(network.device).float() / 255)
+    joints = codec.decode(answer[head])[0].cpu().numpy()
     return geometry.transform(geometry.invert(geometry.crop_matrix(square, network.config.crop)), joints)
 
 

@@ -436,6 +436,8 @@ def test_bad_settings_are_refused(bad):
 class Pointer(torch.nn.Module):
     """Stands in for a network: answers with the place of the brightest blob, the same for all joints."""
 
+    device = torch.device("cpu")
+
     def __init__(self):
         super().__init__()
         self.config, self.heads = tiny(), {"regression": None}
