@@ -1,28 +1,18 @@
-"""What a message costs: the generalised distance transform against trying every pair of cells.
-
-    OMP_NUM_THREADS=1 python benchmarks/pictorial.py             # a minute; prints a table
-    OMP_NUM_THREADS=1 python benchmarks/pictorial.py --write     # also stores pictorial.json
-
-All take turns in one process, on the same maps. Wanted: at least 50 times as fast at 64 x 64 cells as trying every pair
-of cells, as the plain version does that the tests compare with (tests/test_pictorial.py). Most of that is already won
-by doing one axis after the other; "pairs along axes" shows how much.
+"""What a message of the pictorial structure costs: the generalised distance transform (envelopes) against trying every
+pair of cells, as the plain version does that the tests compare with (tests/test_pictorial.py). Most is already won by
+doing one axis after the other; "pairs along each axis" shows how much.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import time
-from pathlib import Path
-
-import numpy as np
 import torch
+from common import Row, from_tests, in_turns, median, ratio
 
-from posebook import pictorial, results
+from posebook import pictorial
 
-SIDES = (16, 32, 64)
-MAPS = 32
-"""Maps at a time: with few of them, Python's own time for each step of the envelope counts."""
+MAPS, FEW = 32, 4
+"""Maps at a time (with few of them, Python's own time for each step of the envelope counts); maps for the slowest way,
+where each map alone costs the same."""
 
 
 def along_axes(scores: torch.Tensor, offset: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
@@ -36,45 +26,21 @@ def along_axes(scores: torch.Tensor, offset: torch.Tensor, variance: torch.Tenso
     return scores
 
 
-def seconds(work, turns: int) -> float:
-    """Median time of a call."""
-    taken = []
-    for _ in range(turns):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure what a message costs; see the head of this file.")
-    parser.add_argument("--write", action="store_true", help="store the numbers in benchmarks/pictorial.json")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from test_pictorial import quadratic
+def measure(quick: bool = False) -> list[Row]:
+    quadratic = from_tests("test_pictorial").quadratic
     offset, variance = torch.tensor([3.3, -5.2]), torch.tensor([9.0, 16.0])
-    rows, found = [], {}
-    for side in SIDES:
+    rows = []
+    for side in (16,) if quick else (16, 32, 64):
         maps = torch.randn(MAPS, side, side, generator=torch.Generator().manual_seed(0)) * 3
         envelope, _ = pictorial.distance_transform(maps, offset, variance)
         torch.testing.assert_close(along_axes(maps, offset, variance), envelope)
-        ways = {"linear": [], "along_axes": [], "quadratic": []}
-        for _ in range(3):
-            ways["linear"].append(seconds(lambda maps=maps: pictorial.distance_transform(maps, offset, variance), 3))
-            ways["along_axes"].append(seconds(lambda maps=maps: along_axes(maps, offset, variance), 3))
-            few = maps[:4]                                        # each map alone costs the same
-            ways["quadratic"].append(seconds(lambda few=few: quadratic(few, offset, variance), 1) * MAPS / len(few))
-        linear, axes, slow = (float(np.median(ways[name])) for name in ways)
-        found[str(side)] = {"linear_seconds": linear, "along_axes_seconds": axes, "quadratic_seconds": slow,
-                            "ratio": slow / linear}
-        rows.append([f"{side} x {side}", linear * 1e3, axes * 1e3, slow * 1e3, slow / linear])
-    print(results.table([f"{MAPS} maps of cells", "envelope, ms", "pairs along axes, ms", "every pair, ms",
-                         "envelope: times as fast as every pair"], rows, 1))
-    if options.write:
-        record = {"maps": MAPS, "sides": found, "environment": results.environment()}
-        results.write_record(Path(__file__).with_suffix(".json"), record)
-
-
-if __name__ == "__main__":
-    main()
+        seconds = in_turns({"envelopes": lambda maps=maps: pictorial.distance_transform(maps, offset, variance),
+                            "axes": lambda maps=maps: along_axes(maps, offset, variance),
+                            "pairs": lambda maps=maps: quadratic(maps[:FEW], offset, variance)}, 3)
+        seconds["pairs"] *= MAPS / FEW
+        rows += [Row(f"{MAPS} messages of {side} x {side} cells, envelopes: times as fast as every pair",
+                     ratio(seconds["pairs"], seconds["envelopes"]), 50 if side == 64 else None, True,
+                     median(seconds["envelopes"])),
+                 Row(f"{MAPS} messages of {side} x {side} cells, pairs along each axis: times as fast as every pair",
+                     ratio(seconds["pairs"], seconds["axes"]), None, True, median(seconds["axes"]))]
+    return rows

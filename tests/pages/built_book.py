@@ -77,9 +77,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def served() -> Iterator[str]:
-    """The address of a server of the built book, without a slash at the end."""
-    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(HTML)))
+def served(folder: Path = HTML) -> Iterator[str]:
+    """The address of a server of a folder, the built book, without a slash at the end."""
+    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
