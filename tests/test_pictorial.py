@@ -317,10 +317,3 @@ def test_joints_that_are_never_labelled_together_are_named():
         learn_springs(poses, state, FORK)
     with pytest.raises(ValueError, match="at least one component"):
         learn_springs(poses, state, FORK, components=0)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-def test_a_gpu_finds_the_same_pose():
-    springs, scores = springs_of(FORK), scores_of(FORK)
-    here, there = best_pose(springs, scores), best_pose(springs.to("cuda"), scores.cuda())
-    assert torch.equal(here.joints, there.joints.cpu())

@@ -478,21 +478,6 @@ def test_an_image_alone_is_answered_as_in_its_data_set():
     assert np.abs(stored - alone).max() < 1.5               # pixels of a person 160 pixels tall
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
-@pytest.mark.parametrize("amp", [False, True])
-def test_a_gpu_learns_what_the_cpu_learns(amp, tmp_path):
-    net = network(keep=1.0)
-    cpu, gpu = (fit(replace(CONFIG, device=device, amp=amp), tmp_path / device, net=network(keep=1.0))
-                for device in ("cpu", "cuda"))
-    for a, b in zip(cpu.history, gpu.history, strict=True):
-        assert b["train_loss"] == pytest.approx(a["train_loss"], rel=0.05)
-    assert next(gpu.network.parameters()).is_cuda
-    again = fit(replace(CONFIG, device="cuda", amp=amp), tmp_path / "cuda", net=net)
-    assert without_seconds(again.history) == without_seconds(gpu.history)
-    found = predict(gpu.network, CODECS["regression"], VALIDATION, "cuda")
-    np.testing.assert_allclose(found, predict(gpu.network, CODECS["regression"], VALIDATION, "cpu"), atol=0.1)
-
-
 # ------------------------------------------------------------------------------------------------- several tasks
 
 GRID = WindowGrid(32, 9, 4)

@@ -1,9 +1,11 @@
-"""The package on the pretend GPU: every network, task and option, each against the same on the CPU.
+"""On a GPU: every network, task and option, each against the same on the CPU.
 
-Not collected with the other tests, since the device wants a process of its own; `test_device.py` starts it.
+Without a GPU these are skipped, and `test_device.py` lets them run on the pretend one of `pretend.py`, in a process
+of its own: POSEBOOK_PRETEND_GPU=1 asks for it.
 """
 
 import functools
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -19,16 +21,22 @@ from posebook.skeleton import H36M17, LSP14, SKELETONS
 from posebook.targets import TASKS, Coordinates, build_codecs
 from posebook.training import TrainConfig, train
 
-DEVICE = pretend.set_up()
-torch.set_num_threads(1)
+PRETEND = "POSEBOOK_PRETEND_GPU" in os.environ
+DEVICE = pretend.set_up() if PRETEND else torch.device("cuda", 0)
+if not PRETEND and not torch.cuda.is_available():
+    pytest.skip("there is no CUDA device here", allow_module_level=True)
 MAPS = ("heatmaps", "softargmax")
+CLOSE = {"rel": 1e-5, "abs": 1e-6} if PRETEND else {"rel": 0.02, "abs": 1e-3}
+"""How near a GPU comes to the CPU: it adds in another order, and AdamW's first steps make much of little."""
+TWO_DEVICES = "on the CPU and one on pretend|same device|different device"
 
 
 @pytest.fixture(autouse=True)
 def found_by_itself(monkeypatch):
-    """'auto' takes the pretend GPU, as it would take a real one."""
+    """'auto' takes the pretend GPU, as it takes a real one. In full float32, not TF32, to be compared with the CPU."""
     real = training.pick_device
     monkeypatch.setattr(training, "pick_device", lambda name="auto": DEVICE if name == "auto" else real(name))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @functools.cache
@@ -44,7 +52,8 @@ def codecs_of(size, tasks=TASKS, skeleton=H36M17):
 
 def fitted(device, size="small", codecs=None, config=None, folder=None, data=None, **network):
     codecs = codecs or codecs_of(size)
-    net = build_network(size, {name: codec.outputs for name, codec in codecs.items()}, 0)
+    keep = 1.0 if size == "paper-b" else None          # dropout draws other numbers on a GPU
+    net = build_network(size, {name: codec.outputs for name, codec in codecs.items()}, 0, keep=keep)
     if network:
         net = networks.PoseNetwork(replace(net.config, **network))
     config = replace(config or TrainConfig(epochs=1, batch=2, amp=False), device=device)
@@ -52,29 +61,31 @@ def fitted(device, size="small", codecs=None, config=None, folder=None, data=Non
     return train(net, codecs, data, data, config, folder, progress=False)
 
 
-def assert_alike(one, other, rel=1e-5):
+def assert_alike(one, other, **close):
     """Two runs with the same numbers, up to rounding."""
     def flat(value, name=""):
         if isinstance(value, dict):
             return [pair for key, part in value.items() if key != "seconds" for pair in flat(part, f"{name} {key}")]
         return [(name, value)]
 
+    close = close or CLOSE
     assert len(one.history) == len(other.history)
     for ours, theirs in zip(map(flat, one.history), map(flat, other.history), strict=True):
         for (name, a), (_, b) in zip(ours, theirs, strict=True):
-            assert a == pytest.approx(b, rel=rel, abs=1e-6), name
+            assert a == pytest.approx(b, **close), name
     for name, value in other.network.state_dict().items():
-        assert torch.allclose(one.network.state_dict()[name].cpu(), value.cpu(), rtol=rel, atol=1e-5), name
+        ours = one.network.state_dict()[name].cpu()
+        assert torch.allclose(ours, value.cpu(), rtol=close["rel"], atol=close["abs"]), name
 
 
-def test_the_pretend_gpu_refuses_what_a_gpu_refuses():
+def test_tensors_of_two_devices_do_not_meet():
     there, here = torch.arange(3.0, device=DEVICE), torch.arange(3.0)
     assert there.device == DEVICE and there.cpu().device.type == "cpu" and torch.equal(there.cpu(), here)
     for wrong in (lambda: there + here, lambda: torch.cat([there, here]), lambda: here @ there,
                   lambda: torch.where(here > 1, there, 0), lambda: there.clone().mul_(here)):
-        with pytest.raises(RuntimeError, match="on the CPU and one on pretend"):
+        with pytest.raises(RuntimeError, match=TWO_DEVICES):
             wrong()
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, TypeError)):
         there.numpy()
     assert (there[torch.tensor([2, 0])] * torch.tensor(2.0)).tolist() == [4, 0]       # these a GPU takes
 
@@ -84,7 +95,7 @@ def test_every_network_learns_every_task_there(size, monkeypatch):
     if not size.startswith("small"):                   # 21 cosines of millions of numbers would take longest of all
         monkeypatch.setattr(training, "task_gradients", lambda *_: {})
     there = fitted("auto", size, data=data_of(size, 2))
-    if not size.startswith("paper"):                   # these have the layers of the small ones, and take their time
+    if not (PRETEND and size.startswith("paper")):     # these have the layers of the small ones, and take their time
         assert_alike(there, fitted("cpu", size, data=data_of(size, 2)))
     state = there.network.state_dict()
     assert {value.device for value in state.values()} == {DEVICE} and set(there.network.heads) == set(codecs_of(size))
@@ -116,7 +127,7 @@ def test_half_precision_there(half, monkeypatch, tmp_path):
     assert bool(scaler) == (half == torch.float16)
 
 
-def test_a_run_resumes_there_exactly(tmp_path, monkeypatch):
+def test_a_run_resumes_there(tmp_path, monkeypatch):
     config, codecs = TrainConfig(epochs=2, batch=2, amp=False), codecs_of("small", ("regression", "rle"))
     validate, calls = training.validate, []
 
@@ -130,7 +141,8 @@ def test_a_run_resumes_there_exactly(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fitted("auto", "small", codecs, config, tmp_path)
     again, whole = fitted("auto", "small", codecs, config, tmp_path), fitted("auto", "small", codecs, config)
-    assert_alike(again, whole, rel=0)
+    # exactly, but for the gradient of CUDA's pooling, which is added up in any order
+    assert_alike(again, whole, **({"rel": 0, "abs": 0} if PRETEND else CLOSE))
 
 
 @pytest.mark.parametrize("what", ["encode", "loss", "decode", "augment"])
@@ -148,10 +160,10 @@ def test_a_tensor_that_is_left_on_the_cpu_is_found(what, monkeypatch):
         monkeypatch.setattr(Coordinates, what, lambda self, *arguments: parts[what](real(self, *arguments)))
     fitted("cpu", "small", codecs)                                                     # there it goes unnoticed
     if what == "decode":                                                               # answers are decoded on the CPU
-        with pytest.raises(RuntimeError, match="on the CPU and one on pretend"):
+        with pytest.raises(RuntimeError, match=TWO_DEVICES):
             codecs["regression"].decode(torch.zeros(2, 34, device=DEVICE))
     else:
-        with pytest.raises(RuntimeError, match="on the CPU and one on pretend"):
+        with pytest.raises(RuntimeError, match=TWO_DEVICES):
             fitted("auto", "small", codecs)
 
 
@@ -176,9 +188,9 @@ def two():
     return codecs, here, there.to(DEVICE)
 
 
-def same(function, here, there, **tolerance):
+def same(function, here, there):
     found = function(there)
-    np.testing.assert_allclose(np.asarray(found), np.asarray(function(here)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(found), np.asarray(function(here)), rtol=1e-3, atol=1e-3)
 
 
 def test_predictions_come_back_from_there(two):
@@ -194,6 +206,20 @@ def test_predictions_come_back_from_there(two):
     pixels, origin = torch.from_numpy(data.images[:2, :, 8:72, 8:72].copy()), {"skeleton": "LSP14"}
     for name, answer in export.outputs(there, origin, pixels).items():
         assert torch.allclose(answer, export.outputs(here, origin, pixels)[name], atol=1e-3), name
+
+
+def test_pictures_and_weights_lie_there_channels_last(monkeypatch):
+    seen, forward = [], networks.PoseNetwork.forward
+
+    def noted(self, images, heads=None):
+        seen.append(images)
+        return forward(self, images, heads)
+
+    monkeypatch.setattr(networks.PoseNetwork, "forward", noted)
+    net = fitted("auto", "small", codecs_of("small", ("regression",))).network
+    assert len(seen) >= 3 and {images.device for images in seen} == {DEVICE}
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in seen)
+    assert net.trunk.conv2.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_weights_are_saved_from_there(two, tmp_path):
