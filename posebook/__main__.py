@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from posebook import (
     lifting,
     limits,
     networks,
+    parallel,
     results,
     sweep,
     training,
@@ -58,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     train = _command(commands, "train", _train, "train a network, or continue a stopped training")
+    train.epilog = ("On several GPUs: torchrun --nproc-per-node GPUS -m posebook train ..., with the same arguments; "
+                    "the batch is that of all together. The book's appendix on running tells more.")
     _data_options(train)
     train.add_argument("--tasks", nargs="+", choices=TASKS, default=["regression"],
                        help="what the network is asked for (default: regression)")
@@ -301,26 +305,29 @@ def _train(options: argparse.Namespace) -> None:
              "person_free": options.person_free, "shuffle_joints": options.shuffle_joints,
              "reading": _reading(options, options.dataset),
              "network": asdict(network.config), "config": asdict(config), "first_stage": first and asdict(first)}
-    if (out / "record.json").exists():
-        _check_finished(out, asked, {name for name, _ in options.also})
-        print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
+    with parallel.processes(options.device) as leading:
+        if parallel.on_first(_finished, out, asked, {name for name, _ in options.also}):
+            print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
+            return
+        train_set, learned, validation, elsewhere = _sets(options, network.config.crop, skeleton)
+        count, device, together = len(train_set), training.pick_device(options.device), parallel.world()
+        print(f"{count} training and {len(validation)} validation images, {networks.count_parameters(network):,} "
+              f"parameters, {device}{f', {together} processes' if together > 1 else ''}, run in {out}")
+        pretraining = _pretrain(options, first, network, skeleton, learned, validation, out) if first else None
+        run = training.train(network, codecs, learned, validation, config, out)
+    if not leading:
         return
-    train_set, learned, validation, elsewhere = _sets(options, network.config.crop, skeleton)
-    print(f"{len(train_set)} training and {len(validation)} validation images, "
-          f"{networks.count_parameters(network):,} parameters, {training.pick_device(options.device)}, run in {out}")
-    pretraining = _pretrain(options, first, network, skeleton, learned, validation, out) if first else None
-    run = training.train(network, codecs, learned, validation, config, out)
     about = {"tasks": tasks, "dataset": options.dataset, "share": options.share, "skeleton": skeleton.name,
              "seed": options.seed, "mean_pose": floors.mean_pose(train_set).tolist(),
              "stored": train_set.images.shape[-1]}
     networks.save_network(out / "weights.safetensors", network, about)
     network, _ = networks.load_network(out / "weights.safetensors")    # scored as saved, so that the file repeats it
-    record = {"name": out.name, **asked, "pretraining": pretraining, "training_images": len(train_set),
+    record = {"name": out.name, **asked, "pretraining": pretraining, "training_images": count,
               "skipped": train_set.skipped, "parameters": networks.count_parameters(network),
               "kept_epoch": run.kept_epoch, "seconds": sum(row["seconds"] for row in run.history),
-              "precision": str(training.precision(training.pick_device(config.device), config.amp)).split(".")[1],
+              "precision": str(training.precision(device, config.amp)).split(".")[1], "processes": together,
               "history": run.history, **_measures(network, codecs, config, train_set, validation, elsewhere),
-              "environment": results.environment()}
+              "environment": results.environment(), "peak_memory_mb": results.peak_memory_mb()}
     # The folder of the data belongs to this machine, not to the record.
     (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
@@ -402,7 +409,7 @@ def _pretrain(options: argparse.Namespace, config: training.TrainConfig, network
     run = training.train(other, codecs, train_set, validation, config, out / "pretraining")
     networks.take_trunk(network, other.cpu())
     return {"tasks": tasks, "config": asdict(config), "seconds": sum(row["seconds"] for row in run.history),
-            "history": run.history, "detection": results.score_detection(other, codecs, validation)}
+            "history": run.history, "detection": parallel.on_first(results.score_detection, other, codecs, validation)}
 
 
 def _share(data: PoseDataset, share: float, seed: int) -> PoseDataset:
@@ -417,8 +424,10 @@ def _spread_out(data: PoseDataset, count: int) -> PoseDataset:
     return data.subset(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int))
 
 
-def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
-    """Refuse to take a finished run for another one that is asked for."""
+def _finished(out: Path, asked: dict[str, Any], elsewhere: set[str]) -> bool:
+    """Whether the run has a record. Refuses to take a finished run for another one that is asked for."""
+    if not (out / "record.json").exists():
+        return False
     record = results.read_record(out / "record.json")
     if missing := elsewhere - set(record.get("elsewhere", {})):
         raise ValueError(f"{out} is finished, but was not scored on {', '.join(sorted(missing))}; choose another "
@@ -427,6 +436,7 @@ def _check_finished(out: Path, asked: dict, elsewhere: set[str]) -> None:
         if record.get(name, value) != value:                          # records of older versions say less
             raise ValueError(f"{out} is finished, but with another {name}; choose another folder with --out\n"
                              f"there: {record.get(name)}\nhere:  {value}")
+    return True
 
 
 def _sweep(options: argparse.Namespace) -> None:

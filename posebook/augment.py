@@ -72,7 +72,8 @@ def colour_basis(images: np.ndarray, sample: int = 500) -> torch.Tensor:
 
 def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, skeleton: Skeleton, config: Augmentation,
             size: int, generator: torch.Generator, basis: torch.Tensor | None = None,
-            joints3d: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+            joints3d: torch.Tensor | None = None,
+            part: tuple[int, slice] | None = None) -> tuple[torch.Tensor, ...]:
     """Augment a batch.
 
     Args:
@@ -80,6 +81,7 @@ def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, ske
         size: side of the result; generator: a CPU generator, the only source of randomness.
         basis: from `colour_basis`, needed when `config.colour` is not zero.
         joints3d: (N, J, 3) camera millimetres, turned and mirrored with the picture (`geometry.turn_with_crop`).
+        part: what is given is only these rows of a batch of so many, and changes as it would within the whole.
 
     Returns:
         images (N, 3, size, size) float32 in 0..1 (colour noise may leave that range a little), laid out channels
@@ -87,12 +89,14 @@ def augment(images: torch.Tensor, joints: torch.Tensor, state: torch.Tensor, ske
         given. Joints may lie outside the picture: see `targets`.
     """
     device = images.device
-    matrices, mirror = draw_matrices(len(images), config, images.shape[-1], size, generator, device)
+    count, rows = part or (len(images), slice(None))
+    drawn = draw_matrices(count, config, images.shape[-1], size, generator, device)
+    matrices, mirror = (numbers[rows] for numbers in drawn)
     tint = torch.zeros(len(images), 3, device=device)
     if config.colour:
         if basis is None:
             raise ValueError("colour noise needs the data set's colour basis; see augment.colour_basis")
-        strength = torch.randn(len(images), 3, generator=generator).to(device) * config.colour
+        strength = torch.randn(count, 3, generator=generator)[rows].to(device) * config.colour
         tint = strength @ basis.to(device).T
     pixels = _warp_and_tint(images, matrices, tint, size)
     swap = torch.from_numpy(skeleton.mirror).to(device)

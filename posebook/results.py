@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +49,21 @@ def environment() -> dict[str, str | int]:
     return {"commit": commit or "unknown", "python": platform.python_version(), "torch": torch.__version__,
             "numpy": np.__version__, "hardware": hardware, "threads": torch.get_num_threads(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def peak_memory_mb() -> dict[str, float]:
+    """The largest memory that this process has held at once so far, in units of 2^20 bytes: "process", what was
+    resident of it (not on Windows), and "gpu", where there is one, what its tensors took of its GPU."""
+    found = {}
+    try:
+        import resource
+        unit = 2**20 if sys.platform == "darwin" else 2**10          # macOS counts bytes, Linux units of 2^10
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    except ImportError:
+        pass
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def _processor() -> str:
@@ -113,6 +129,9 @@ RECORD_FIELDS = {
     "seconds": ("training", float, "how long the training took"),
     "scores": ("training", dict, "2D tables (`results.score`) on the validation split: subset, predictor, table"),
     "measured": ("optional", dict, "in the place of `scores`, tables of the museum of bugs: split, predictor, table"),
+    "processes": ("optional", int, "how many processes trained together (`posebook.parallel`); older records: one"),
+    "peak_memory_mb": ("optional", dict, "the most memory that was held by the process which finished the run "
+                       "(`process`), and by its tensors on its GPU (`gpu`), in units of 2^20 bytes"),
     "share": ("optional", float, "share of the training images that was used"),
     "elsewhere": ("optional", dict, "2D tables on other data, such as `people:test`"),
     "scores3d": ("optional", dict, "3D tables (`results.score3d`)"),

@@ -5,6 +5,9 @@ stay uint8 in memory; a batch goes to the device, is augmented there as a whole,
 
 All randomness of an epoch comes from (seed, epoch), and the state of the run is saved after every epoch: a killed
 run therefore continues exactly as if it had not been killed.
+
+Several processes can train one network together (`parallel`): order and augmentation of every sample, the losses and
+the steps are those of one process, up to rounding. Only dropout is not: each process draws it for its own share.
 """
 
 from __future__ import annotations
@@ -12,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from posebook import geometry, metrics
+from posebook import geometry, metrics, parallel
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
 from posebook.datasets import PoseDataset, crop_image
 from posebook.datasets.base import ENLARGE
@@ -37,7 +41,7 @@ class TrainConfig:
     """What a run is, apart from its network and data.
 
     Attributes:
-        epochs: how many; batch: images a step.
+        epochs: how many; batch: images a step, of all processes together.
         epoch_size: images in an epoch; 0 means each training image once. With a larger number the set is shuffled and
             gone through again and again, so that sets of any size can be given the same number of steps.
         optimizer: 'adamw' or 'sgd' with momentum 0.9, the value in the authors' rewrite of paper B.
@@ -117,7 +121,10 @@ def images_a_second(seconds: float = 3.0) -> float:
 
 def pick_device(name: str = "auto") -> torch.device:
     """'auto' -> CUDA where there is one, else the CPU; any other name as PyTorch understands it."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    if device.type == "cuda" and parallel.world() > 1:               # each process has one of its own
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def precision(device: torch.device, amp: bool = True) -> torch.dtype:
@@ -156,8 +163,12 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         progress: show a progress bar.
         watch: called with the epoch and the network before the first epoch (as -1) and after each.
 
+    Of several processes (`parallel.processes`) all call this alike. The first validates, watches and writes, and a
+    checkpoint of any number of processes can be continued by any other.
+
     Raises:
-        ValueError: if network, codecs and data do not fit, or `folder` holds a checkpoint of a different run.
+        ValueError: if network, codecs and data do not fit, `folder` holds a checkpoint of a different run, or the
+            processes do not train the same.
         FloatingPointError: when the loss is not finite; the batch is saved in `folder` as nonfinite-batch.pt.
     """
     _check(network, codecs, config, training, validation)
@@ -174,67 +185,91 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
             network.start_at(name, mean_target(training, codec))
     network.to(device, memory_format=torch.channels_last)
     network.trunk.requires_grad_(not config.freeze_trunk)
+    for name in codecs:                                              # of what does not learn, no gradients are awaited
+        for part in (network.heads, network.densities):
+            if name in part:
+                part[name].requires_grad_(config.weight(name) > 0)
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device, config.amp) == torch.float16)
     basis = colour_basis(training.images) if config.augmentation.colour else None
     run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
+    parallel.agree(run)
     history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
-    if folder is not None and (folder / CHECKPOINT).exists():
-        start, history, best = _resume(folder / CHECKPOINT, run, network, optimizer, scaler)
+    if folder is not None and (state := parallel.on_first(_read_checkpoint, folder / CHECKPOINT, run)):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        start, history, best = state["epoch"] + 1, state["history"], state["best"]
+    replica = parallel.replicate(network)
     steps = -(-(config.epoch_size or len(training)) // config.batch)
     if watch and not start:
-        watch(-1, network)
-    for epoch in _bar(range(start, config.epochs), start, config.epochs, progress):
+        parallel.on_first(watch, -1, network)
+    for epoch in _bar(range(start, config.epochs), start, config.epochs, progress and parallel.rank() == 0):
         if config.patience and epoch - 1 - best["epoch"] >= config.patience:
             break
         began = time.perf_counter()
-        losses = _epoch(network, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
+        losses = _epoch(replica, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
         seconds = time.perf_counter() - began
-        pull = {}
-        if len(codecs) > 1 and not config.freeze_trunk:
-            pull = {"gradients": task_gradients(network, codecs, training, config)}
         row = {"epoch": epoch, "train_loss": _weighted(losses, config), "train_losses": losses,
-               **validate(network, codecs, validation, config), **pull,
+               **parallel.on_first(_measure, network, codecs, training, validation, config),
                "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
         history.append(row)
         if row["validation_loss"] < best["loss"]:
             weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
             best = {"loss": row["validation_loss"], "epoch": epoch, "weights": weights}
         if watch:
-            watch(epoch, network)
+            parallel.on_first(watch, epoch, network)
         if folder is not None:
-            _save(folder / CHECKPOINT, {"run": run, "epoch": epoch, "history": history, "best": best,
-                                        "network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                                        "scaler": scaler.state_dict()})
+            parallel.on_first(_save, folder / CHECKPOINT, {
+                "run": run, "epoch": epoch, "history": history, "best": best, "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()})
     if config.patience:
         network.load_state_dict(best["weights"])
     return Run(network, history, best["epoch"] if config.patience else history[-1]["epoch"])
 
 
-def _epoch(network, codecs, data, config, epoch, steps, optimizer, scaler, basis, device, folder) -> dict[str, float]:
-    """One epoch; returns the mean loss of each task. This is the loop that the book is about."""
+def _measure(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset, validation: PoseDataset,
+             config: TrainConfig) -> dict[str, Any]:
+    """What is measured after an epoch, for its row of the history."""
+    pull = {}
+    if len(codecs) > 1 and not config.freeze_trunk:
+        pull = {"gradients": task_gradients(network, codecs, training, config)}
+    return {**validate(network, codecs, validation, config), **pull}
+
+
+def _epoch(replica: torch.nn.Module, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig, epoch: int,
+           steps: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, basis: torch.Tensor | None,
+           device: torch.device, folder: Path | None) -> dict[str, float]:
+    """One epoch; returns the mean loss of each task. This is the loop that the book is about.
+
+    `replica`: the network, or what `parallel.replicate` made of it.
+    """
+    network = parallel.original(replica)
     network.train()
     network.trunk.train(not config.freeze_trunk)                     # its batch norm, if any, is left as it is too
-    torch.manual_seed(config.seed * 100_003 + epoch)                 # dropout draws from the global generator
+    # Dropout draws from the global generator. Processes must not draw alike, since their samples differ.
+    torch.manual_seed(config.seed * 100_003 + epoch + parallel.rank() * 1_000_000_007)
     totals = dict.fromkeys(codecs, 0.0)
     learned = [name for name in codecs if config.weight(name)]
     batches = _batches(data, config, epoch, steps, network.config.crop, basis, device)
     for step, (index, images, *labels) in enumerate(batches):
         with _autocast(device, config.amp):
-            output = network(images.contiguous(memory_format=torch.channels_last), learned)
-        losses = {name: _loss(network, name, codecs[name], output[name], labels) for name in learned}
-        loss = _weighted(losses, config)
-        value = loss.item()
+            output = replica(images.contiguous(memory_format=torch.channels_last), learned)
+        losses, counts = {}, {}
+        for name in learned:
+            losses[name], counts[name] = _loss_and_count(network, name, codecs[name], output[name], labels)
+        parts, values = parallel.means(losses, counts)
+        loss, value = _weighted(parts, config), _weighted(values, config)
         if not np.isfinite(value):
-            _stop_not_finite(value, epoch, step, data.subset(index), folder)
+            parallel.on_first(_stop_not_finite, value, epoch, step, data.subset(index), folder)
         for group in optimizer.param_groups:
             group["lr"] = config.rate * rate_factor(config, epoch, step, steps)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-        for name, part in losses.items():
-            totals[name] += part.item() * len(index)
+        for name, mean in values.items():
+            totals[name] += mean * len(index)
     return {name: total / (config.epoch_size or len(data)) for name, total in totals.items()}
 
 
@@ -244,19 +279,31 @@ def _encode(codec: Codec, joints: torch.Tensor, state: torch.Tensor,
     return codec.encode(joints3d if isinstance(codec, ParentRelative) else joints, state)
 
 
-def _loss(network: PoseNetwork, name: str, codec: Codec, output: torch.Tensor, labels) -> torch.Tensor:
-    """The loss of one task; that of a likelihood needs the density that the network has learned beside the head."""
+def _loss(network: PoseNetwork, name: str, codec: Codec, output: torch.Tensor,
+          labels: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The loss of one task."""
+    return _loss_and_count(network, name, codec, output, labels)[0]
+
+
+def _loss_and_count(network: PoseNetwork, name: str, codec: Codec, output: torch.Tensor,
+                    labels: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of one task, a mean, and over how many numbers. That of a likelihood needs the density that the network
+    has learned beside the head."""
+    target, mask = _encode(codec, *labels)
     density = (network.densities[name],) if name in network.densities else ()
-    return codec.loss(output, *_encode(codec, *labels), *density)
+    return codec.loss(output, target, mask, *density), mask.sum()
 
 
-def _weighted(losses: dict, config: TrainConfig):
+def _weighted(losses: dict[str, Any], config: TrainConfig) -> Any:
     """The sum of the tasks' losses, each with its weight."""
     return sum(config.weight(name) * loss for name, loss in losses.items())
 
 
-def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[np.ndarray, ...]]:
+def _batches(data: PoseDataset, config: TrainConfig, epoch: int, steps: int, size: int, basis: torch.Tensor | None,
+             device: torch.device) -> Iterator[tuple[Any, ...]]:
     """The epoch's augmented batches, in order: (indices, images, joints, state), and joints3d where there are any.
+
+    Of several processes each gives its share of every batch, with the indices of the whole.
 
     One thread prepares the next batch while the network learns from this one. It alone draws from the generator, so
     the numbers are the same as without it.
@@ -264,13 +311,14 @@ def _batches(data, config, epoch, steps, size, basis, device) -> Iterator[tuple[
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     count = config.epoch_size or len(data)
     rounds = [torch.randperm(len(data), generator=generator) for _ in range(-(-count // len(data)))]
-    order = torch.cat(rounds)[:count].numpy()
+    order, mine = torch.cat(rounds)[:count].numpy(), parallel.share()
 
-    def prepare(step: int) -> tuple:
+    def prepare(step: int) -> tuple[Any, ...]:
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
         arrays = (data.images, data.joints, data.state, *([] if data.joints3d is None else [data.joints3d]))
-        batch = [torch.from_numpy(array[index]).to(device) for array in arrays]
-        return index, *augment(*batch[:3], data.skeleton, config.augmentation, size, generator, basis, *batch[3:])
+        images, joints, state, *joints3d = (torch.from_numpy(array[index[mine]]).to(device) for array in arrays)
+        return index, *augment(images, joints, state, data.skeleton, config.augmentation, size, generator, basis,
+                               *(joints3d or [None]), (len(index), mine))
 
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(prepare, 0)
@@ -443,6 +491,9 @@ def mean_pose_loss(train_set: PoseDataset, codec: Coordinates | ParentRelative, 
 
 
 def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, *sets: PoseDataset) -> None:
+    if config.batch < parallel.world():
+        raise ValueError(f"a batch of {config.batch} cannot be shared by {parallel.world()} processes: make it larger, "
+                         "or start fewer")
     if set(codecs) != set(network.heads):
         raise ValueError(f"the network has heads {sorted(network.heads)}, the codecs are {sorted(codecs)}")
     if unknown := sorted(set(config.weights) - set(codecs)):
@@ -483,14 +534,17 @@ def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.rate, fused=True)
 
 
-def _save(path: Path, state: dict) -> None:
+def _save(path: Path, state: dict[str, Any]) -> None:
     with whole_file(path) as part:
         torch.save(state, part)
 
 
-def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list, dict]:
+def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
+    """The state of a training that has stopped, or None if it has not begun."""
+    if not path.exists():
+        return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         there = state["run"]
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -498,10 +552,7 @@ def _resume(path: Path, run: str, network, optimizer, scaler) -> tuple[int, list
     if there != run:
         raise ValueError(f"{path} belongs to a run with other settings or data; choose another folder or remove it.\n"
                          f"there: {there}\nhere:  {run}")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    return state["epoch"] + 1, state["history"], state["best"]
+    return state
 
 
 def _fingerprint(data: PoseDataset) -> str:
@@ -531,6 +582,6 @@ def _stop_not_finite(value: float, epoch: int, step: int, batch: PoseDataset, fo
                              "Lower the learning rate, or look for unusual labels in that batch")
 
 
-def _bar(epochs: range, start: int, total: int, show: bool):
+def _bar(epochs: range, start: int, total: int, show: bool) -> Iterable[int]:
     from tqdm import tqdm
     return tqdm(epochs, initial=start, total=total, unit="epoch", disable=not show)

@@ -389,3 +389,11 @@ def test_a_value_is_found_by_its_path():
     assert results.value_at(record, "history/-1/loss") == 2
     with pytest.raises(KeyError, match="record r-0 has no history/7/loss .at '7'."):
         results.value_at(record, "history/7/loss")
+
+
+def test_the_peak_of_memory_holds_what_was_held():
+    before = results.peak_memory_mb()["process"]
+    held = np.ones(round((before + 50) * 2**20 / 8))                 # more than ever before, every page touched
+    after = results.peak_memory_mb()["process"]
+    assert 0 < before and before + 40 < after and held.nbytes / 2**20 < after
+    assert ("gpu" in results.peak_memory_mb()) == torch.cuda.is_available()
