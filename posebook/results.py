@@ -314,14 +314,14 @@ def pck_per_image(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
     return metrics.pck(predicted, data.source_joints, data.state, torso, 0.2).per_image
 
 
-def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
-                    data: PoseDataset) -> dict[str, dict[str, dict]]:
+def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec], data: PoseDataset,
+                    device: str = "auto") -> dict[str, dict[str, dict]]:
     """Average precision of each detector over all windows of all images: task -> name -> {"ap", "chance"}.
 
     `chance` is the share of windows that are positive, the average precision of random answers. What is not labelled
     does not count.
     """
-    outputs = training.run_network(network, data, amp=False)
+    outputs = training.run_network(network, data, device, amp=False)
     joints, state = training.central_labels(data, network.config.crop)
     found: dict[str, dict[str, dict]] = {}
     for task, codec in codecs.items():
@@ -336,13 +336,13 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec],
     return found
 
 
-def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec],
-                 data: PoseDataset) -> dict[str, dict[str, float]]:
+def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec], data: PoseDataset,
+                 device: str = "auto") -> dict[str, dict[str, float]]:
     """How often detectors say yes (above one half) in a data set without people: task -> {"windows", "crops"}.
 
     "windows": yes-windows a crop, over all things that are asked about; "crops": share of crops with at least one.
     """
-    outputs = training.run_network(network, data, amp=False)
+    outputs = training.run_network(network, data, device, amp=False)
     found = {}
     for task, codec in codecs.items():
         if task not in ("joints", "parts"):
