@@ -41,7 +41,10 @@ BEGIN, END = "<!-- table -->", "<!-- end of table -->"
 def run_here(name: str, quick: bool) -> dict:
     """One benchmark in this process, on one thread: {"rows": [...]}, or {"not_run": why}."""
     import torch
+
+    from posebook import training
     torch.set_num_threads(1)
+    training.keep_memory()
     try:
         return {"rows": [asdict(row) for row in importlib.import_module(name).measure(quick)]}
     except Exception as error:                      # one benchmark that fails does not stop the others
@@ -50,10 +53,9 @@ def run_here(name: str, quick: bool) -> dict:
 
 
 def run_apart(name: str, quick: bool) -> dict:
-    """The same in a process of its own, with the settings for memory of the book's long runs (`sweep.KEEP_MEMORY`)."""
-    from posebook.sweep import KEEP_MEMORY
+    """The same in a process of its own."""
     done = subprocess.run([sys.executable, __file__, "--here", name, *(["--quick"] if quick else [])],
-                          env={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
         return {"not_run": f"the process ended with status {done.returncode}: {done.stderr.strip()[-200:]}"}
     return json.loads(done.stdout.splitlines()[-1])

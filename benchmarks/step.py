@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -32,7 +31,6 @@ from posebook import results, training
 from posebook.augment import augment
 from posebook.datasets import load_people
 from posebook.skeleton import LSP14
-from posebook.sweep import KEEP_MEMORY
 
 NETWORKS = {"small": ("small", ("regression",), True), "small-b": ("small-b", ("pose3d", "joints"), False),
             "resnet18": ("resnet18", ("heatmaps",), True)}
@@ -241,9 +239,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--write", action="store_true", help="keep the profile in benchmarks/step.json")
     options = parser.parse_args()
-    if not KEEP_MEMORY.keys() <= os.environ.keys():                   # the C library reads them when a program begins
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**KEEP_MEMORY, **os.environ})
     torch.set_num_threads(1)
+    training.keep_memory()
     speed = limits()
     print("one thread: " + ", ".join(f"{name} {value:.1f}" for name, value in speed.items()) + " (10^9 a second)")
     networks = {name: profile(name, speed, options.steps) for name in options.only or NETWORKS}

@@ -113,11 +113,6 @@ def unfinished(runs: list[PlannedRun], out: Path) -> list[PlannedRun]:
     return [run for run in runs if not (out / run.name / "record.json").is_file()]
 
 
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32),
-               "MALLOC_TOP_PAD_": str(2**28)}
-"""Settings of the GNU C library: memory that a step frees stays with the process for the next step. Otherwise every
-step asks the system for fresh pages, which it must blank: without this a step took 1.1 to 1.2 times as long."""
-
 IMAGES = {"people": 8000, "lspet": 6762, "people+lspet": 14762}
 """Training images of the data sets, for estimates of time."""
 
@@ -160,13 +155,12 @@ def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, cluster: str | N
     with _connect(jobs, cluster) as client:
         if cluster:
             _check_workers(client, out, folders, report)
-        settings = {**KEEP_MEMORY, **{name: os.environ[name] for name in KEEP_MEMORY if name in os.environ}}
         sweep, source = uuid.uuid4().hex, source_sum()
         # A key of our own, for a training is no pure function of its arguments: its folder remembers. Keys (sweep,
         # number) make one group, whose tasks wait at the scheduler; those that waited at a worker would count its
         # death as theirs. A run that lost more workers than `distributed.scheduler.allowed-failures`, 3 by default, is
         # given up, for it may be the reason.
-        futures = {client.submit(train_here, run, out, threads, settings, source, key=(sweep, number), pure=False,
+        futures = {client.submit(train_here, run, out, threads, source, key=(sweep, number), pure=False,
                                  priority=-number): run for number, run in enumerate(left)}
         try:
             for future in _distributed().as_completed(futures):
@@ -284,7 +278,7 @@ POLL = 0.2
 """Seconds between two looks at a training."""
 
 
-def train_here(run: PlannedRun, out: Path, threads: int, settings: dict[str, str], source: str) -> int:
+def train_here(run: PlannedRun, out: Path, threads: int, source: str) -> int:
     """On a worker: train in a process of its own until that ends, or nobody wants the run any more.
 
     The process holds the reading end of a pipe whose other end only this worker has. When the worker dies, by whatever
@@ -292,7 +286,6 @@ def train_here(run: PlannedRun, out: Path, threads: int, settings: dict[str, str
     which it inherits a share, keeps any other training out of the folder: the next worker's, or a second sweep's.
 
     Args:
-        settings: of the environment, before those of the worker: a nanny gives its own for memory.
         source: `source_sum` of who asks.
 
     Returns:
@@ -309,7 +302,7 @@ def train_here(run: PlannedRun, out: Path, threads: int, settings: dict[str, str
         return task is not None and task.state != "cancelled" and worker.status.name == "running"
 
     here = str(Path(__file__).parents[1])                # the package whose checksum was compared, not another one
-    environment = {**os.environ, **settings,
+    environment = {**os.environ,
                    "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
     folder = out / run.name
     folder.mkdir(parents=True, exist_ok=True)

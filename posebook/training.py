@@ -12,6 +12,7 @@ the steps are those of one process, up to rounding. Only dropout is not: each pr
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import time
@@ -127,6 +128,23 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def keep_memory() -> bool:
+    """Have the GNU C library keep what a step frees for the next step; False where there is another C library.
+
+    By default it gives the top of its memory back to the system, which must blank fresh pages for the next step: 5,000
+    to 7,000 a step of the small network, none with this setting, and 1.0 to 1.2 times the time, depending on the
+    machine. The price is that the process stays as large as its largest step.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim, pad, mmap = -1, -2, -3                                     # names of the settings, from malloc.h
+    mallopt(trim, 2**31 - 1)
+    mallopt(pad, 2**28)
+    return bool(mallopt(mmap, 2**30) or mallopt(mmap, 2**25))       # older versions allow no more than the latter
+
+
 def precision(device: torch.device, amp: bool = True) -> torch.dtype:
     """What a network computes in: with `amp` bfloat16 (float16 on GPUs older than Ampere, which have bfloat16 only in
     emulation), else float32; and float32 on processors that cannot multiply bfloat16 numbers, as those of most laptops,
@@ -173,6 +191,8 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     """
     _check(network, codecs, config, training, validation)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_memory()
     folder = Path(folder) if folder is not None else None
     size, origin = network.config.crop, _origin(network)
     if config.normalise:

@@ -159,13 +159,6 @@ def test_finished_runs_are_passed_over_and_a_failure_stops_no_other(plan, tmp_pa
     assert sweep.run_sweep(plan, tmp_path, cluster="tcp://not-asked:1") == {}
 
 
-def test_runs_get_the_settings_of_memory_whatever_the_worker_has(plan, tmp_path, monkeypatch, threads):
-    pretend(monkeypatch, "print(*(os.environ[key] for key in sweep.KEEP_MEMORY))\n" + WORKS)
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "5")           # the reader's own
-    assert sweep.run_sweep(plan[:1], tmp_path, cluster=threads, report=str) == {}
-    assert (tmp_path / "small-0" / "log.txt").read_text().split()[:3] == [str(2**30), str(2**32), "5"]
-
-
 def test_two_never_train_in_one_folder(plan, tmp_path, monkeypatch, threads):
     """A run of which another process still holds the log waits for it."""
     fcntl = pytest.importorskip("fcntl")

@@ -671,3 +671,25 @@ def test_a_frozen_trunk_keeps_its_batch_norm():
     config = TrainConfig(epochs=1, batch=6, augmentation=NONE, device="cpu", amp=False, freeze_trunk=True)
     train(net, codecs, data, data, config, progress=False)
     assert torch.equal(net.trunk.bn1.running_mean, before)
+
+
+FAULTS = """
+import resource, torch
+from posebook import training
+def faults():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        parts = [torch.zeros(2**20) for _ in range(16)]                                  # 64 MB, all of it touched
+        del parts
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), training.keep_memory(), faults())
+"""
+
+
+def test_memory_that_a_step_frees_is_there_for_the_next():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(Path(training.__file__).parents[1])})
+    before, kept, after = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library has no such setting")
+    assert int(before) > 2000 and int(after) < 100                                       # pages of 4 kB
