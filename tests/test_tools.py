@@ -380,3 +380,17 @@ def test_pictures_say_how_large_they_are(tmp_path):
 def test_the_bibliography_becomes_a_list():
     item = '<div role="list"><div class="citation" role="doc-biblioentry">Li</div></div>'
     assert page_fixes.with_list_items(item) == '<div role="list"><div class="citation" role="listitem">Li</div></div>'
+
+
+def test_what_a_gpu_needs_is_counted_as_by_hand():
+    """Paper A's network: every convolution and product thrice, forward and for both gradients; but nobody asks for the
+    picture's. Kept are the pictures, what comes out of every ReLU and pooling, and the places of the maxima (int64)."""
+    import gpu_needs
+    first = 104**2 * 16 * 3 * 81
+    rest = (48**2 + 20**2) * 16 * 16 * 25 + 1600 * 1024 + 1024 * 2048 + 2048 * 28
+    found = gpu_needs.count("paper-a")
+    assert found["operations"] == 2 * (2 * first + 3 * rest)
+    floats = 3 * 112**2 + 16 * (104**2 + 52**2 + 48**2 + 24**2 + 20**2 + 10**2) + 1024 + 2048
+    assert found["kept"] == 4 * floats + 8 * 16 * (52**2 + 24**2 + 10**2)
+    assert found["fixed"] == 16 * found["parameters"] == 16 * (first // 104**2 + 2 * 16 * 16 * 25 + 3 * 16 + 1600 * 1024
+                                                                + 1024 * 2048 + 2048 * 28 + 1024 + 2048 + 28)

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import gpu_needs
 import probe_behaviour
 import pyarrow.parquet as pq
 from clean_notebooks import ROOT
@@ -152,7 +153,7 @@ def findings() -> str:
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
                                        "behaviour": behaviour,
                                        "splits": splits, "joints": joints,
-                                       "findings": findings}
+                                       "findings": findings, **gpu_needs.PARTS}
 
 
 def written(page: str) -> str:
