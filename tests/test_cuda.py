@@ -5,8 +5,12 @@ of its own: POSEBOOK_PRETEND_GPU=1 asks for it.
 """
 
 import functools
+import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pretend
@@ -291,3 +295,18 @@ def test_geometry_and_metrics_take_tensors_from_there():
     with pytest.raises((TypeError, RuntimeError)):                        # metrics are NumPy's: the answers come first
         metrics.mpjpe(*(torch.from_numpy(a).to(DEVICE) for a in (true, true)), np.ones((5, 17), int), 0)
 
+
+def histories_of_two_runs(folder, counts, *options):
+    """The same training by `counts` processes each time, as `torchrun` starts them."""
+    for count in counts:
+        subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
+                        "-m", "posebook", "train", "--tasks", "regression", "joints", "--limit", "16", "--epochs", "2",
+                        "--batch", "8", "--out", str(folder / str(count)), *options], check=True,
+                       cwd=Path(__file__).parents[1])
+    return [json.loads((folder / str(count) / "record.json").read_text())["history"] for count in counts]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices here")
+def test_two_gpus_learn_what_one_learns(tmp_path):
+    for one, two in zip(*histories_of_two_runs(tmp_path, (1, 2)), strict=True):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], rel=0.05)          # in half precision
