@@ -11,6 +11,7 @@ The limit of a layer is the roofline (Williams et al. 2009): its arithmetic at t
 matrices, or its memory traffic at the speed of copying, whichever takes longer, both measured in the same process.
 Arithmetic is counted by PyTorch's own counter. Traffic is what no implementation can avoid: forward, the input, the
 weights and the output once each; backward, the output's gradient, the input and the weights, and their gradients.
+Sampling a turned picture is neither arithmetic nor copying: its limit is looking up four numbers for each of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import CPU, LARGE, Row, Training, in_turns, median, product
+from common import CPU, LARGE, SMALL, Row, Training, in_turns, median, product
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,13 +87,23 @@ class Mark(nn.Module):
         return _Mark.apply(values, self.watch, self.name)
 
 
-def watched(stack: nn.Sequential, watch: Watch, prefix: str) -> nn.Sequential:
-    """The same layers with a mark behind each."""
-    found: OrderedDict[str, nn.Module] = OrderedDict()
+def groups(stack: nn.Sequential, prefix: str) -> dict[str, nn.Sequential]:
+    """Title -> layers that are measured as one: each by itself, but one that works in place with the one before."""
+    found: dict[str, nn.Sequential] = {}
     for name, layer in stack.named_children():
         title = prefix + (name if not name.isdigit() else f"{type(layer).__name__.lower()}{name}")
-        found[name], found[f"{name}_mark"] = layer, Mark(watch, title)
-    return nn.Sequential(found)
+        if getattr(layer, "inplace", False):
+            before, layers = found.popitem()
+            found[f"{before} + {title}"] = nn.Sequential(*layers, layer)
+        else:
+            found[title] = nn.Sequential(layer)
+    return found
+
+
+def watched(stack: nn.Sequential, watch: Watch, prefix: str) -> nn.Sequential:
+    """The same layers with a mark behind each."""
+    return nn.Sequential(*(part for title, layers in groups(stack, prefix).items()
+                           for part in (layers, Mark(watch, title))))
 
 
 def take_apart(bench: Training, steps: int) -> dict[tuple[str, str], float]:
@@ -140,8 +151,7 @@ def work_of(bench: Training) -> dict[tuple[str, str], tuple[float, float]]:
     network = bench.network
 
     def of_stack(stack: nn.Sequential, values: torch.Tensor, prefix: str, first: bool) -> torch.Tensor:
-        for number, (name, layer) in enumerate(stack.named_children()):
-            title = prefix + (name if not name.isdigit() else f"{type(layer).__name__.lower()}{name}")
+        for number, (title, layer) in enumerate(groups(stack, prefix).items()):
             values = values.detach().requires_grad_(not (first and number == 0))
             with training._autocast(CPU, bench.config.amp):
                 with FlopCounterMode(display=False) as ahead:
@@ -169,11 +179,15 @@ def work_of(bench: Training) -> dict[tuple[str, str], tuple[float, float]]:
 
 
 def limits(turns: int = 5) -> dict[str, float]:
-    """What one thread of this machine can do: thousand million operations a second in products of matrices, by type,
-    and thousand million bytes a second, read and written, in copying."""
-    ways, amount = {}, {}
-    for name in ("float32", "bfloat16"):
-        ways[name], amount[name] = product(LARGE, getattr(torch, name)), 2 * LARGE ** 3
+    """What one thread of this machine can do: thousand million operations a second in products of matrices, by type;
+    thousand million bytes a second, read and written, in copying; and thousand million lookups of single numbers, of
+    places in rising order."""
+    count = 2**20
+    numbers, places = torch.rand(count), torch.randint(0, count, (count,)).sort()[0]
+    ways, amount = {"lookups": lambda: numbers.take(places)}, {"lookups": count}
+    able = training.precision(CPU) == torch.bfloat16
+    for name, side in (("float32", LARGE), ("bfloat16", LARGE if able else SMALL)):
+        ways[name], amount[name] = product(side, getattr(torch, name)), 2 * side ** 3
     for name, count in COPIED.items():
         source, target = torch.ones(count), torch.zeros(count)
         repeats = COPIED["large"] // count
@@ -182,9 +196,9 @@ def limits(turns: int = 5) -> dict[str, float]:
             for _ in range(repeats):
                 target.copy_(source)
         ways[name], amount[name] = copy, 8 * count * repeats
-    slow = ways.pop("bfloat16") if training.precision(CPU) == torch.float32 else None
+    slow = None if able else ways.pop("bfloat16")
     seconds = in_turns(ways, turns)
-    if slow:                                          # without instructions for it: once is enough
+    if slow:                                                    # without instructions for it: once is enough
         seconds["bfloat16"] = in_turns({"bfloat16": slow}, 1)["bfloat16"]
     return {name: amount[name] / median(value) / 1e9 for name, value in seconds.items()}
 
@@ -203,6 +217,8 @@ def profile(name: str, speed: dict[str, float], steps: int) -> dict:
     for (phase, part), seconds in spent.items():
         operations, traffic = work.get((phase, part), (0, 0))
         limit = max(operations / speed[kind], traffic / speed["small"]) / 1e9
+        if part == "augment":
+            limit = max(limit, 4 * bench.images.numel() / speed["lookups"] / 1e9)
         rows.append({"phase": phase, "part": part, "seconds": seconds, "operations": operations, "bytes": traffic,
                      "limit_seconds": limit})
     return {"tasks": list(tasks), "precision": kind, "step_seconds": loop, "parts": rows}

@@ -1,5 +1,6 @@
 """The table of benchmarks: what counts as slower. No test asserts a time."""
 
+import json
 import os
 import subprocess
 import sys
@@ -93,3 +94,8 @@ def test_a_quick_run_runs():
 def test_figures_of_a_quick_run_are_not_kept():
     with pytest.raises(SystemExit):
         run.main(["--quick", "--write"])
+
+
+def test_the_readme_shows_the_table_that_is_kept():
+    parts = json.loads(run.TABLE.read_text())
+    assert run.table(parts) in run.README.read_text(encoding="utf-8")

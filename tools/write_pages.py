@@ -10,6 +10,7 @@ written by hand and left alone.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections import Counter
@@ -146,13 +147,35 @@ def joints() -> str:
     return plain_table(["", *SKELETONS], rows)
 
 
+def speed() -> str:
+    """What a training step spends its time on, by the profile of benchmarks/step.py."""
+    record = json.loads((ROOT / "benchmarks" / "step.json").read_text(encoding="utf-8"))
+    machine, able = record["environment"], record["speed"]
+    parts = [f"Measured on {machine['hardware']}, torch {machine['torch']}, one thread, at a load of "
+             f"{record['load']:.0f} (programs that wanted a processor; times are those that the thread itself spent on "
+             f"one). The limits, in thousand million a second: {able['float32']:.0f} operations in float32, "
+             f"{able['bfloat16']:.1f} in bfloat16, {able['small']:.0f} bytes copied, {able['lookups']:.2f} numbers "
+             "looked up."]
+    for name, found in record["networks"].items():
+        parts.append(f"**{name}**, tasks {' and '.join(found['tasks'])}, {found['precision']}: "
+                     f"{1e3 * found['step_seconds']:.0f} milliseconds a step.")
+        shown = sorted(found["parts"], key=lambda part: -part["seconds"])
+        rows = [[f"{part['part']}, {part['phase']}", part["seconds"] * 1e3,
+                 100 * part["seconds"] / found["step_seconds"],
+                 part["limit_seconds"] / part["seconds"] if part["limit_seconds"] else None] for part in shown[:14]]
+        rest = sum(part["seconds"] for part in shown[14:])
+        rows.append([f"{len(shown) - 14} more parts", rest * 1e3, 100 * rest / found["step_seconds"], None])
+        parts.append(results.table(["part", "milliseconds", "% of the step", "limit reached"], rows, 2))
+    return "\n\n".join(parts)
+
+
 def findings() -> str:
     return "\n".join(f"- {sentence}" for sentence in claims.read_highlights())
 
 
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
                                        "behaviour": behaviour,
-                                       "splits": splits, "joints": joints,
+                                       "splits": splits, "joints": joints, "speed": speed,
                                        "findings": findings, **gpu_needs.PARTS}
 
 
