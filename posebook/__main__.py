@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands, name: str, function, text: str) -> argparse.ArgumentParser:
+def _command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str,
+             function: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     command.set_defaults(command=function)
     return command
@@ -615,8 +616,9 @@ def _lift(options: argparse.Namespace) -> None:
         config = replace(config, epochs=options.epochs)
     splits = [load(options.dataset, split, options.data) for split in ("train", options.split)]
     train_set, data = (read.as_skeleton(skeleton) for read in splits)
-    codec = build_codecs(("pose3d",), skeleton, CROP)["pose3d"]
-    lifter, tables, about = None, results.floors3d(train_set, data), {}
+    codec = ParentRelative(skeleton, CROP)
+    tables = results.floors3d(train_set, data)
+    about: dict = {}
     if options.weights is None:
         lifter = lifting.train_lifter(train_set, codec, config)
         tables = {"lifting_from_true_2d": results.score3d(lifting.lift(lifter, codec, data), data), **tables}
@@ -653,7 +655,7 @@ def _film(options: argparse.Namespace) -> None:
         config = replace(config, epochs=options.epochs)
     train_set, validation = (load(options.dataset, split, options.data, limit=limit).as_skeleton(SKELETONS["LSP14"])
                              for split, limit in (("train", options.limit), ("validation", None)))
-    codec = build_codecs(("regression",), validation.skeleton, CROP)["regression"]
+    codec = Coordinates(len(validation.skeleton), CROP)
     found = film.record("small", codec, train_set, validation, config, film.cast(validation))
     results.write_record(options.out, {
         "name": options.out.stem, "recipe": options.recipe, "dataset": options.dataset, "split": "validation",
@@ -695,7 +697,7 @@ def _predict(options: argparse.Namespace) -> None:
         print(json.dumps({"photo": str(photo), "drawn": str(path), "box": tight.tolist(), "joints": joints}))
 
 
-def _draw(image: np.ndarray, pose: np.ndarray, skeleton, box: np.ndarray, path: Path) -> None:
+def _draw(image: np.ndarray, pose: np.ndarray, skeleton: Skeleton, box: np.ndarray, path: Path) -> None:
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -740,8 +742,8 @@ def _pack(options: argparse.Namespace) -> None:
 def _synthesize(options: argparse.Namespace) -> None:
     from posebook.synthesis import Recipe, synthesize
     counts = {"train": options.count, "validation": options.held_out, "test": options.held_out}
-    recipe = Recipe(**{name: False if name == "lens" else 0.0 for name in options.without})
-    synthesize(options.assets, options.out, counts, options.seed, recipe, options.workers, progress=True)
+    none: dict = {name: False if name == "lens" else 0.0 for name in options.without}
+    synthesize(options.assets, options.out, counts, options.seed, Recipe(**none), options.workers, progress=True)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posebook import results
 from posebook.files import whole_file
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def _execute(run: ChapterRun, target: Path, progress: bool) -> dict:
     import nbformat
     import papermill
     began = time.perf_counter()
-    record = {"name": run.name, "chapter": run.notebook.stem, "parameters": run.parameters, "status": "finished"}
+    record: dict = {"name": run.name, "chapter": run.notebook.stem, "parameters": run.parameters, "status": "finished"}
     part = target.with_name(f".{target.name}.part.ipynb")    # papermill saves after every cell; shown when it is whole
     try:
         papermill.execute_notebook(str(run.notebook), str(part), parameters=run.parameters,
@@ -137,7 +141,7 @@ def _execute(run: ChapterRun, target: Path, progress: bool) -> dict:
                      "environment": results.environment()}
 
 
-def _said(notebook) -> list[dict]:
+def _said(notebook: NotebookNode) -> list[dict]:
     """What the cells printed, and their tables: [{"cell": number, "text": ...}]."""
     said = []
     for number, cell in enumerate(notebook.cells):

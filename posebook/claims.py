@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +42,12 @@ class Finding:
 
     @property
     def mean(self) -> float:
+        """Over our runs."""
         return float(np.mean(self.ours))
 
     @property
     def base_mean(self) -> float:
+        """Over the runs, or of the floor, that ours are compared with."""
         return float(np.mean(self.base))
 
     def span(self, values: list[float]) -> str:
@@ -70,10 +73,12 @@ class Claim:
 
     @cached_property
     def findings(self) -> list[Finding]:
+        """What each of the claim's tests says."""
         return [self._find({**self.text.get("every", {}), **test}) for test in self.text["tests"]]
 
     @property
     def verdict(self) -> str:
+        """One word for all its tests together, see the function `verdict`."""
         return verdict([finding.outcome for finding in self.findings], self.text["of"] != "book")
 
     @property
@@ -114,8 +119,8 @@ def _by_compare(test: dict, ours: list[dict], base: list[dict]) -> tuple:
     others = [value_of(record, test.get("base_at", at)) for record in base]
     found = results.compare(tables, others, measure=measure)
     total = results.MEASURES[measure][0]
-    meaning = {"better": {"better": "yes", "worse": "no"}, "equal": {"better": "no", "worse": "no"}}
-    meaning = meaning[test.get("wanted", "better")]
+    meaning = {"better": {"better": "yes", "worse": "no"},
+               "equal": {"better": "no", "worse": "no"}}[test.get("wanted", "better")]
     outcome = "few" if found["verdict"] is None else meaning.get(found["verdict"], "nothing")
     return [t[total] for t in tables], [t[total] for t in others], found["images"], outcome
 
@@ -186,7 +191,7 @@ VALUES: dict[str, Callable[..., float]] = {
 """Numbers that have to be worked out from a record, by name."""
 
 
-def value_of(record: dict, where: str | list):
+def value_of(record: dict, where: str | list) -> Any:
     """A value of a record: by its path ("history/-1/spread"), or, from a list, worked out by a function of `VALUES`
     (["best_map", "conv3", "trained"]).
 

@@ -7,6 +7,7 @@ and safe for colour-blind readers (Okabe and Ito's palette). A ring marks an occ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -74,14 +75,14 @@ def contact_sheet(images: np.ndarray, poses: Sequence[np.ndarray | None], skelet
         show_image(ax, image)
         ax.set_xlim(-0.5, image.shape[-1] - 0.5)
         ax.set_ylim(image.shape[-2] - 0.5, -0.5)
-        if poses[i] is not None:
-            draw_pose(ax, poses[i], skeleton, None if states is None else states[i], width=width)
+        if (pose := poses[i]) is not None:
+            draw_pose(ax, pose, skeleton, None if states is None else states[i], width=width)
         if titles:
             ax.set_title(titles[i], fontsize=7, pad=2)
     return figure
 
 
-def legend(ax: Axes, **options) -> None:
+def legend(ax: Axes, **options: Any) -> None:
     """Explain the sides, in the same colours and strokes."""
     for side in ("left", "right", "middle"):
         label = side if side == "middle" else f"person's {side}"

@@ -7,12 +7,13 @@ wrong, or it says nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def ask(function: Callable, *arguments: object, shape: tuple[int, ...] | None = None) -> object:
+def ask(function: Callable, *arguments: object, shape: tuple[int, ...] | None = None) -> Any:
     """Call a reader's function, and see that it answers and leaves what it was given as it was.
 
     Args:
@@ -66,14 +67,14 @@ def _name(answer: Callable) -> str:
     return f"{answer.__name__} (line {code.co_firstlineno})" if code else repr(answer)
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     """The same numbers without tensors, which numpy takes one by one or, with a gradient, not at all."""
     if torch.is_tensor(value):
         return value.detach().cpu().numpy()
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _copy(value: object) -> object:
+def _copy(value: Any) -> Any:
     """A copy of arrays and tensors, in lists and dictionaries too; anything else itself."""
     if isinstance(value, np.ndarray):
         return value.copy()
@@ -84,7 +85,7 @@ def _copy(value: object) -> object:
     return type(value)(map(_copy, value)) if type(value) in (list, tuple) else value
 
 
-def _same(was: object, now: object) -> bool:
+def _same(was: Any, now: Any) -> bool:
     """Is a copy still like its original? NaN equals NaN; what is not copied is not looked at."""
     if torch.is_tensor(was):
         was, now = was.detach().cpu().numpy(), now.detach().cpu().numpy()

@@ -11,6 +11,7 @@ Networks answer where they are, on a CPU or a GPU; pictures are brought there, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -110,7 +111,8 @@ def _strongest(maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return value, torch.stack([index // maps.shape[3], index % maps.shape[3]], dim=-1)
 
 
-def _streamed(network: PoseNetwork, layer: str, data: PoseDataset, batch: int):
+def _streamed(network: PoseNetwork, layer: str, data: PoseDataset,
+              batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(uint8 input pictures (N, 3, crop, crop), maps (N, C, h, w)) of one batch after the other."""
     if not len(data):
         raise ValueError(f"{data.name} {data.split} is empty: there is nothing to look at")
@@ -138,7 +140,7 @@ def average_patches(network: PoseNetwork, layer: str, data: PoseDataset,
         ValueError: for an unknown layer or an empty data set.
     """
     found = find_layer(network, layer)
-    total, best, where = 0, [], []
+    total, best, where = torch.zeros(()), [], []
     for pixels, maps in _streamed(network, layer, data, batch):
         value, place = _strongest(maps)
         best.append(value)
@@ -405,7 +407,7 @@ def last_layer(network: PoseNetwork, head: str) -> np.ndarray:
     """
     if head not in network.heads:
         raise ValueError(f"the network has no head {head!r}; it has {', '.join(network.heads)}")
-    linear = [module for module in network.heads[head] if isinstance(module, nn.Linear)]
+    linear = [module for module in network.heads[head].modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError(f"the head {head} has no linear layer, so there are no last weights to look at")
     return linear[-1].weight.detach().double().cpu().numpy()
@@ -497,7 +499,7 @@ def weights_report(network: PoseNetwork, head: str, dimensions: int, targets: np
     """
     torch.manual_seed(seed)
     poses = pose_correlation(targets, dimensions)
-    found = {"poses": poses}
+    found: dict = {"poses": poses}
     for name, net in (("trained", network), ("untrained", PoseNetwork(network.config))):
         matrices = weight_correlation(net, head, dimensions)
         pairs = [*zip("xyz", matrices, poses, strict=False), ("strongest", strongest(matrices), strongest(poses))]

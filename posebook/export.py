@@ -29,8 +29,10 @@ import io
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -39,7 +41,10 @@ from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.skeleton import SKELETONS, Skeleton
-from posebook.targets import Codec, build_codecs
+from posebook.targets import Codec, JointWindows, PartWindows, build_codecs
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 OPSET = 18
 """Version of ONNX's operators. onnxruntime-web 1.30 runs it (tested), and so does every onnxruntime since 1.14."""
@@ -79,7 +84,8 @@ class _WholeWay(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         network = self.network
-        maps, found, layer = (pixels.float() / 255 - network.mean_image) / network.spread, {}, ""
+        maps, layer = (pixels.float() / 255 - network.mean_image) / network.spread, ""
+        found: dict[str, torch.Tensor] = {}
         for name, module in network.trunk.named_children():
             maps = module(maps)
             layer = name if isinstance(module, nn.Conv2d) else layer
@@ -88,7 +94,7 @@ class _WholeWay(nn.Module):
         answers = network.answer(maps, list(network.heads))
         for name, answer in answers.items():
             codec = self.codecs[name]
-            if name in ("joints", "parts"):
+            if isinstance(codec, JointWindows | PartWindows):
                 answers = {**answers, f"{name}_probability": codec.probabilities(answer),
                            f"{name}_mean": codec.decode(answer), f"{name}_best": codec.decode(answer, hard=True)}
             else:
@@ -129,6 +135,7 @@ def export_network(network: PoseNetwork, origin: dict, path: str | Path) -> dict
     with _quiet():
         program = torch.onnx.export(way, (pixels,), dynamo=True, opset_version=OPSET, input_names=["pixels"],
                                     output_names=way.names, dynamic_shapes=({0: torch.export.Dim("N")},), verbose=False)
+    assert program is not None, "PyTorch's newer exporter gives the model back"
     model = program.model_proto
     _halve(model)
     model.producer_name, model.doc_string = "posebook", ""
@@ -148,7 +155,7 @@ def _skeleton(origin: dict) -> Skeleton:
     return SKELETONS[origin["skeleton"]]
 
 
-def _halve(model) -> None:
+def _halve(model: ModelProto) -> None:
     """Store every float32 tensor that survives half precision so, with a cast back before its use."""
     import numpy as np
     import onnx
@@ -170,7 +177,7 @@ def _halve(model) -> None:
     graph.node.extend([*casts, *others])
 
 
-def _forget_source(model) -> None:
+def _forget_source(model: ModelProto) -> None:
     """Take out what the exporter notes of the source code: it is long, and has the paths of this machine."""
     for node in [model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer]:
         node.doc_string = ""
@@ -179,7 +186,7 @@ def _forget_source(model) -> None:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """The exporter reports its progress and its own deprecations, which are not the reader's business."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

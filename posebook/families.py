@@ -15,7 +15,8 @@ from posebook import metrics, pictorial, results, training
 from posebook.datasets import PoseDataset
 from posebook.networks import PoseNetwork
 from posebook.pictorial import Springs
-from posebook.skeleton import ABSENT, OCCLUDED, VISIBLE
+from posebook.skeleton import ABSENT, OCCLUDED, VISIBLE, Skeleton
+from posebook.targets import Codec, Coordinates, JointWindows
 
 STEP = 2
 """Side of a map's cell, in pixels of the network's input."""
@@ -47,7 +48,7 @@ class Families:
     longest: np.ndarray
 
 
-def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset, held_out: PoseDataset,
+def fit(network: PoseNetwork, codecs: dict[str, Codec], train_set: PoseDataset, held_out: PoseDataset,
         seed: int = 0) -> Families:
     """Learn springs from the poses that the network was trained on, and weights from images that it has not seen: each
     joint's by likelihood, their common scale by the joints that the best pose finds.
@@ -58,8 +59,7 @@ def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: Pose
     Raises:
         ValueError: if the network does not regress and detect joints, or a joint is absent in `held_out`.
     """
-    if not {"regression", "joints"} <= set(codecs):
-        raise ValueError(f"both families need the tasks regression and joints; the network has {', '.join(codecs)}")
+    regression, detection = _both(codecs)
     skeleton, crop = train_set.skeleton, network.config.crop
     joints, state = (part.numpy() for part in training.central_labels(train_set, crop))
     cells = (joints + 0.5) / STEP - 0.5
@@ -67,9 +67,9 @@ def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: Pose
         raise ValueError("weights are learned from images on which all joints are labelled; see for_weights")
     answers = training.run_network(network, held_out, amp=False)
     true = (training.central_labels(held_out, crop)[0] + 0.5) / STEP - 0.5
-    points = (codecs["regression"].decode(answers["regression"]) + 0.5) / STEP - 0.5
+    points = (regression.decode(answers["regression"]) + 0.5) / STEP - 0.5
     error = ((points - true) ** 2).mean(dim=0).clamp(min=0.25)
-    windows = pictorial.window_scores(codecs["joints"], answers["joints"], STEP)
+    windows = pictorial.window_scores(detection, answers["joints"], STEP)
     found = {}
     for way, components in (("tree", 1), ("tree, mixture", COMPONENTS)):
         springs = pictorial.learn_springs(cells, state, skeleton, components, seed)
@@ -78,6 +78,13 @@ def fit(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: Pose
     found["tree and regression"] = _scaled(pictorial.learn_weights(springs, both, true), both, held_out, crop)
     longest = np.nanquantile(_lengths(np.where((state != ABSENT)[..., None], joints, np.nan), skeleton), 0.999, axis=0)
     return Families(found, error, longest)
+
+
+def _both(codecs: dict[str, Codec]) -> tuple[Coordinates, JointWindows]:
+    regression, detection = codecs.get("regression"), codecs.get("joints")
+    if not isinstance(regression, Coordinates) or not isinstance(detection, JointWindows):
+        raise ValueError(f"both families need the tasks regression and joints; the network has {', '.join(codecs)}")
+    return regression, detection
 
 
 def _scaled(springs: Springs, scores: torch.Tensor, data: PoseDataset, crop: int) -> Springs:
@@ -106,19 +113,20 @@ def _with_regression(springs: Springs, windows: torch.Tensor, points: torch.Tens
     return windows * springs.evidence[:, None, None] + pictorial.point_scores(points, error, *windows.shape[2:])
 
 
-def predict(families: Families, network: PoseNetwork, codecs: dict[str, training.Codec],
+def predict(families: Families, network: PoseNetwork, codecs: dict[str, Codec],
             data: PoseDataset) -> dict[str, np.ndarray]:
-    """Joints (N, J, 2) of every way of `WAYS`, in pixels of the network's input."""
+    """Joints (N, J, 2) of every way of `WAYS`, in pixels of the network's input. Raises ValueError as `fit`."""
+    regression, detection = _both(codecs)
     answers = training.run_network(network, data, amp=False)
     poses: dict[str, list[torch.Tensor]] = {way: [] for way in WAYS}
-    for regression, joints in zip(answers["regression"].split(BATCH), answers["joints"].split(BATCH), strict=True):
-        regressed = codecs["regression"].decode(regression)
-        windows = pictorial.window_scores(codecs["joints"], joints, STEP)
+    for place, joints in zip(answers["regression"].split(BATCH), answers["joints"].split(BATCH), strict=True):
+        regressed = regression.decode(place)
+        windows = pictorial.window_scores(detection, joints, STEP)
         points = (regressed + 0.5) / STEP - 0.5
         together = _with_regression(families.springs["tree, mixture"], windows, points, families.error)
         poses["regression"].append(regressed)
-        poses["soft window"].append(codecs["joints"].decode(joints))
-        poses["best window"].append(codecs["joints"].decode(joints, hard=True))
+        poses["soft window"].append(detection.decode(joints))
+        poses["best window"].append(detection.decode(joints, hard=True))
         poses["best cell"].append(_to_pixels(_best_cell(windows)))
         for way, scores in (("tree", windows), ("tree, mixture", windows), ("tree and regression", together)):
             poses[way].append(_to_pixels(pictorial.best_pose(families.springs[way], scores).joints))
@@ -137,7 +145,7 @@ def _best_cell(scores: torch.Tensor) -> torch.Tensor:
     return torch.stack([share.sum(dim=2) @ x, share.sum(dim=3) @ y], dim=-1)
 
 
-def _lengths(joints: np.ndarray, skeleton) -> np.ndarray:
+def _lengths(joints: np.ndarray, skeleton: Skeleton) -> np.ndarray:
     """(N, L) lengths of the limbs of poses (N, J, 2)."""
     ends = np.einsum("elj,njd->enld", skeleton.limb_weights, joints)
     return np.linalg.norm(ends[0] - ends[1], axis=-1)

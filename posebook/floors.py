@@ -59,7 +59,7 @@ def mean_pose3d(training: PoseDataset) -> np.ndarray:
         ValueError: if a joint is never labelled together with the root.
     """
     both = ((training.state != ABSENT) & (training.state[:, [training.skeleton.root]] != ABSENT))[..., None]
-    relative = geometry.root_relative(training.joints3d, training.skeleton)
+    relative = geometry.root_relative(training.need("joints3d"), training.skeleton)
     counts = both.sum(axis=0)
     if (counts == 0).any():
         raise ValueError(f"{training.name} never labels {training.skeleton.joints[int((counts[:, 0] == 0).argmax())]} "
@@ -81,9 +81,10 @@ def predict_nearest3d(training: PoseDataset, data: PoseDataset) -> np.ndarray:
     if not whole.any():
         raise ValueError(f"nobody in {training.name} {training.split} has all joints labelled")
     skeleton, width = training.skeleton, training.images.shape[-1]
-    flipped = training.joints[:, skeleton.mirror] * np.float32([-1, 1]) + np.float32([width - 1, 0])
+    flipped = training.joints[:, skeleton.mirror] * np.array([-1, 1], np.float32)
+    flipped[..., 0] += width - 1
     poses = np.concatenate([training.joints[whole], flipped[whole]])
-    relative = geometry.root_relative(training.joints3d[whole], skeleton)
+    relative = geometry.root_relative(training.need("joints3d")[whole], skeleton)
     relative = np.concatenate([relative, geometry.mirror3d(relative, skeleton)])
     nearest = []
     for joints, labelled in zip(data.joints, data.state != ABSENT, strict=True):

@@ -169,12 +169,11 @@ def crop_camera(camera: Array, matrix: Array) -> Array:
     A crop that is enlarged s times has s times the focal length: the crop looks nearer and is not. Who forgets it
     reads wrong distances from a crop.
     """
-    linear = matrix[..., :2] @ camera[..., :2, :]
+    linear: Array = matrix[..., :2] @ camera[..., :2, :]
+    centre, last, shape = linear[..., 2:] + matrix[..., 2:], camera[..., 2:, :], (*linear.shape[:-2], 1, 3)
     if isinstance(camera, torch.Tensor):
-        linear = torch.cat([linear[..., :2], linear[..., 2:] + matrix[..., 2:]], -1)
-        return torch.cat([linear, camera[..., 2:, :].expand(*linear.shape[:-2], 1, 3)], -2)
-    linear = np.concatenate([linear[..., :2], linear[..., 2:] + matrix[..., 2:]], -1)
-    return np.concatenate([linear, np.broadcast_to(camera[..., 2:, :], (*linear.shape[:-2], 1, 3))], -2)
+        return torch.cat([torch.cat([linear[..., :2], centre], -1), last.expand(shape)], -2)
+    return np.concatenate([np.concatenate([linear[..., :2], centre], -1), np.broadcast_to(last, shape)], -2)
 
 
 def turn_with_crop(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

@@ -49,6 +49,7 @@ class Lifter(nn.Module):
         self.last = nn.Linear(width, outputs)
 
     def forward(self, poses: torch.Tensor) -> torch.Tensor:
+        """2D poses (N, 3 J) as `lifter_input` gives them to (N, outputs)."""
         features = self.first(poses)
         for block in self.blocks:
             features = features + block(features)
@@ -104,14 +105,15 @@ def train_lifter(train_set: PoseDataset, codec: ParentRelative, config: LiftingC
     optimizer = torch.optim.AdamW(lifter.parameters(), lr=config.rate)
     steps = -(-len(train_set) // config.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, config.epochs * steps)
-    arrays = [torch.from_numpy(a) for a in (flat.joints, flat.state, train_set.joints3d, train_set.state)]
+    joints, seen, joints3d, state = (torch.from_numpy(a) for a in (flat.joints, flat.state, train_set.joints3d,
+                                                                   train_set.state))
     for _ in range(config.epochs):
         for index in torch.randperm(len(train_set), generator=generator).split(config.batch):
             if len(index) < 2:                                           # batch norm needs two
                 continue
-            some = [a[index] for a in arrays]
-            joints, seen, joints3d, state = _turned(*some, flat.skeleton, codec.skeleton, generator)
-            loss = codec.loss(lifter(lifter_input(joints, seen)), *codec.encode(joints3d, state))
+            turned = _turned(joints[index], seen[index], joints3d[index], state[index], flat.skeleton, codec.skeleton,
+                             generator)
+            loss = codec.loss(lifter(lifter_input(*turned[:2])), *codec.encode(*turned[2:]))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

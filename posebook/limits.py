@@ -41,7 +41,7 @@ LEAST = 0.02
 """A difference in PCK below this is not called one, however sure it is."""
 
 
-def answers(predicted: np.ndarray, data: PoseDataset) -> dict[str, list]:
+def answers(predicted: np.ndarray, data: PoseDataset) -> dict:
     """What a record keeps of predictions (N, J, 2) in source pixels, image by image.
 
     Returns:
@@ -174,7 +174,7 @@ def _of_pose(data: PoseDataset, mean_pose: np.ndarray) -> dict[str, np.ndarray]:
     labelled = data.state != ABSENT
     away = np.where(labelled, np.linalg.norm(data.joints - mean_pose, axis=-1), np.nan)
     side = np.array([np.ptp(joints[some], axis=0).max() for joints, some in zip(data.joints, labelled, strict=True)])
-    point = {name: data.joints3d[:, data.skeleton.index(name)] for name in
+    point = {name: data.need("joints3d")[:, data.skeleton.index(name)] for name in
              ("pelvis", "neck", "left_shoulder", "right_shoulder")}
     up = point["neck"] - point["pelvis"]
     tilt = np.degrees(np.arctan2(np.abs(up[:, 0]), -up[:, 1]))              # 0 up in the picture, 180 down
@@ -192,16 +192,16 @@ def _of_view(data: PoseDataset, view: np.ndarray) -> dict[str, np.ndarray]:
     labelled = data.state != ABSENT
     side = scale * [np.ptp(joints[some], axis=0).max() for joints, some in zip(data.joints, labelled, strict=True)]
     above = Rotation.from_rotvec(view[:, :3]).apply([0.0, 1, 0])            # the world's up as the camera sees it
-    pelvis = data.joints3d[:, data.skeleton.index("pelvis")]
-    return {"closeness": np.degrees(2 * np.arctan(side / 2 / data.camera[:, 0, 0])),
+    pelvis = data.need("joints3d")[:, data.skeleton.index("pelvis")]
+    return {"closeness": np.degrees(2 * np.arctan(side / 2 / data.need("camera")[:, 0, 0])),
             "camera": np.degrees(np.arcsin((above * _unit(-pelvis)).sum(axis=1)))}
 
 
 def _of_pixels(data: PoseDataset) -> dict[str, np.ndarray]:
     edge = (data.images.shape[-1] - CROP * data.images.shape[-1] // 80) // 2
     inner = slice(edge, data.images.shape[-1] - edge)                       # what the network sees
-    grey = data.images[:, :, inner, inner].transpose(0, 2, 3, 1) @ np.float32([0.299, 0.587, 0.114])
-    person = data.parts[:, inner, inner] > 0
+    grey = data.images[:, :, inner, inner].transpose(0, 2, 3, 1) @ np.array([0.299, 0.587, 0.114], np.float32)
+    person = data.need("parts")[:, inner, inner] > 0
     own, around = (_mean_known(np.where(mask, grey, np.nan).reshape(len(grey), -1)) for mask in (person, ~person))
     squared = _mean_known(np.where(person, np.nan, (grey - around[:, None, None]) ** 2).reshape(len(grey), -1))
     return {"brightness": own, "contrast": np.abs(own - around), "surroundings": np.sqrt(squared)}
@@ -222,15 +222,15 @@ def cut_points(known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def group(known: dict[str, np.ndarray], cuts: dict[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
     """(trait, group) -> (N,) bool which images belong to it: thirds of numbers, one group for each word, and the six
     pairs of skin and sex. A value on a cut belongs to the upper group, NaN to none."""
-    found = {}
+    found: dict[tuple[str, str], np.ndarray] = {}
     for name, words in THIRDS.items():
         if name in known:
             third = np.where(np.isfinite(known[name]), np.searchsorted(cuts[name], known[name], side="right"), -1)
             found |= {(name, word): third == k for k, word in enumerate(words)}
     for name in NAMED:
         if name in known:
-            words = [word for word in np.unique(known[name]) if word != "no"]     # a group against the rest says both
-            found |= {(name, str(word)): known[name] == word for word in words}
+            found |= {(name, str(word)): known[name] == word for word in np.unique(known[name])
+                      if word != "no"}                                     # a group against the rest says both
     if ("skin", "dark") in found and "sex" in known:
         found |= {("skin and sex", f"{tone}, {sex}"): found["skin", tone] & found["sex", sex]
                   for tone in THIRDS["skin"] for sex in ("female", "male") if ("sex", sex) in found}

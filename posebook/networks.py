@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Config:
 
     crop: int
     channels: tuple[int, ...]
-    heads: dict[str, Head | MapHead]
+    heads: Mapping[str, Head | MapHead]
     kernels: tuple[int, ...] = (9, 5, 5)
     linear_last: bool = False
     normalise_after: int | None = None
@@ -88,7 +88,7 @@ SIZES = {"small": 64, "small-b": 64, "paper-a": 112, "paper-b": 112, "resnet18":
 """Size of a network by name -> side of its input in pixels."""
 
 
-def small(heads: dict[str, Head], channels: Sequence[int] = (16, 32, 32)) -> Config:
+def small(heads: Mapping[str, Head | MapHead], channels: Sequence[int] = (16, 32, 32)) -> Config:
     """The book's size for a CPU: 64 px input, the papers' kernels, few maps (`channels`)."""
     return Config(crop=SIZES["small"], channels=tuple(channels), heads=heads)
 
@@ -106,7 +106,7 @@ def paper_a(outputs: dict[str, int] | None = None) -> Config:
     return Config(SIZES["paper-a"], (16, 16, 16), heads)
 
 
-def small_b(heads: dict[str, Head], channels: Sequence[int] = (16, 32, 32)) -> Config:
+def small_b(heads: Mapping[str, Head | MapHead], channels: Sequence[int] = (16, 32, 32)) -> Config:
     """Paper B's layers at the book's size for a CPU: as `small`, with normalisation and a linear last convolution."""
     return Config(SIZES["small-b"], tuple(channels), heads, linear_last=True, normalise_after=1, average_gradients=True)
 
@@ -125,7 +125,7 @@ def paper_b(outputs: dict[str, int] | None = None, keep: float = 0.25) -> Config
     return Config(SIZES["paper-b"], (32, 64, 64), heads, linear_last=True, normalise_after=1, average_gradients=True)
 
 
-def resnet18(heads: dict[str, Head | MapHead]) -> Config:
+def resnet18(heads: Mapping[str, Head | MapHead]) -> Config:
     """Torchvision's ResNet-18 without its last pooling and classifier, untrained, at the book's 64 px."""
     return Config(SIZES["resnet18"], (), heads, kernels=(), trunk="resnet18")
 
@@ -163,6 +163,9 @@ class PoseNetwork(nn.Module):
         ValueError: if there is no head, or the crop is too small for the layers.
     """
 
+    mean_image: torch.Tensor
+    spread: torch.Tensor
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         if not config.heads:
@@ -176,10 +179,12 @@ class PoseNetwork(nn.Module):
         self.heads = nn.ModuleDict()
         # the second and further heads draw after all else: trunk and first head of a seed are the same without them
         for number, (name, head) in enumerate(config.heads.items()):
-            self.heads[name] = _maps(last, head) if isinstance(head, MapHead) else _stack(self.features, head)
-            (self if number == 0 else self.heads[name]).apply(_initialise)
+            made = _maps(last, head) if isinstance(head, MapHead) else _stack(self.features, head)
+            self.heads[name] = made
+            (self if number == 0 else made).apply(_initialise)
             if isinstance(head, MapHead):
-                nn.init.normal_(self.heads[name][-1].weight, std=0.001)
+                *_, weight, _ = made.parameters()                    # of the last layer, and its bias
+                nn.init.normal_(weight, std=0.001)
         self.densities = nn.ModuleDict({name: ResidualDensity() for name, head in config.heads.items()
                                         if isinstance(head, Head) and head.density})
 
@@ -201,11 +206,14 @@ class PoseNetwork(nn.Module):
         A regressor that starts at the mean pose need not find it first, and its first gradients are small: large
         ones can silence ReLU units for good (see the chapter on regression).
         """
-        last = next(layer for layer in reversed(self.heads[head]) if isinstance(layer, nn.Linear))
-        tanh = self.config.heads[head].activation == "tanh"
+        sizes = self.config.heads[head]
+        if isinstance(sizes, MapHead):
+            raise ValueError(f"the head {head} answers with maps, so it has no bias that could be a pose")
+        tanh = sizes.activation == "tanh"
         if tanh and not (answer.abs() < 1).all():
             raise ValueError(f"the head {head} answers between -1 and 1, but the mean target reaches "
                              f"{answer.abs().max():.2f}; are the joints in millimetres?")
+        *_, last = (layer for layer in self.heads[head].modules() if isinstance(layer, nn.Linear))
         last.bias[:len(answer)] = torch.atanh(answer) if tanh else answer
         last.weight.mul_(0.1)
 
@@ -292,6 +300,8 @@ class ResponseNorm(nn.Module):
     is a 1 x 1 convolution with a band of ones.
     """
 
+    band: torch.Tensor
+
     def __init__(self, channels: int, alpha: float = 0.0025, neighbours: int = 5) -> None:
         super().__init__()
         index = torch.arange(channels)
@@ -300,6 +310,7 @@ class ResponseNorm(nn.Module):
         self.root_alpha = (alpha / neighbours) ** 0.5
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (N, C, h, w), normalised, in their own precision."""
         small = maps * self.root_alpha              # before the square: a large map would overflow float16
         root = (nn.functional.conv2d(small * small, self.band).float() + 1).rsqrt()
         return maps * (root * root.sqrt()).to(maps.dtype)             # d ^ -0.75
@@ -314,12 +325,10 @@ def _stack(inputs: int, head: Head) -> nn.Sequential:
             stack.append(nn.Dropout(1 - head.keep))
         inputs = width
     stack.append(nn.Linear(inputs, head.outputs))
-    activations = {"linear": None, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    activations: dict[str, list[nn.Module]] = {"linear": [], "tanh": [nn.Tanh()], "sigmoid": [nn.Sigmoid()]}
     if head.activation not in activations:
         raise ValueError(f"activation must be one of {', '.join(activations)}, not {head.activation!r}")
-    if activations[head.activation]:
-        stack.append(activations[head.activation]())
-    return stack
+    return stack.extend(activations[head.activation])
 
 
 def _maps(last: Layer, head: MapHead) -> nn.Sequential:
@@ -338,6 +347,14 @@ def _maps(last: Layer, head: MapHead) -> nn.Sequential:
     return stack
 
 
+def _coupling(width: int) -> nn.Sequential:
+    """Of one number, a scale and a shift of another; both zero at the start."""
+    first, middle, last = nn.Linear(1, width), nn.Linear(width, width), nn.Linear(width, 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.LeakyReLU(), middle, nn.LeakyReLU(), last)
+
+
 class ResidualDensity(nn.Module):
     """The learned shape of a regressor's errors: a RealNVP (Dinh et al. 2017) on the plane, as in residual
     log-likelihood estimation (Li et al. 2021).
@@ -345,20 +362,14 @@ class ResidualDensity(nn.Module):
     Six coupling layers send an error (already divided by its predicted size) to a standard normal variable: each leaves
     one of x and y as it is, and scales and shifts the other by amounts that a small network reads off the first.
     The last layers start at zero, so the density starts as the normal one.
-
-    Called with errors (..., 2) it gives their log density (...), in float32.
     """
 
     def __init__(self, width: int = 64, layers: int = 6) -> None:
         super().__init__()
-        self.couplings = nn.ModuleList(
-            nn.Sequential(nn.Linear(1, width), nn.LeakyReLU(), nn.Linear(width, width), nn.LeakyReLU(),
-                          nn.Linear(width, 2)) for _ in range(layers))
-        for coupling in self.couplings:
-            nn.init.zeros_(coupling[-1].weight)
-            nn.init.zeros_(coupling[-1].bias)
+        self.couplings = nn.ModuleList(_coupling(width) for _ in range(layers))
 
     def forward(self, errors: torch.Tensor) -> torch.Tensor:
+        """Log density (...) of errors (..., 2), in float32."""
         moved = list(errors.float().unbind(-1))
         log_volume = torch.zeros_like(moved[0])
         for number, coupling in enumerate(self.couplings):

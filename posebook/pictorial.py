@@ -169,6 +169,8 @@ def point_scores(points: torch.Tensor, variance: torch.Tensor, height: int, widt
 
 # ----------------------------------------------------------------------------------------------- the distance transform
 
+ByJoint = dict[int, torch.Tensor]
+"""A tensor for each joint, by the joint's index."""
 Transform = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -291,12 +293,15 @@ def max_marginals(springs: Springs, scores: torch.Tensor, transform: Transform =
 
 
 def upward(springs: Springs, scores: torch.Tensor,
-           transform: Transform = distance_transform) -> tuple[dict, dict, dict, dict]:
+           transform: Transform = distance_transform) -> tuple[ByJoint, ByJoint, ByJoint, ByJoint]:
     """Messages from the leaves to the root, the first half of `best_pose`. Four dictionaries by joint's index: belief
     (N, H, W), own evidence and all that comes from below; message (N, H, W) to the parent; the component (N, H, W) and
     the place (N, H, W, 2) that it stands for."""
     skeleton, children = springs.skeleton, _children(springs.skeleton)
-    belief, messages, component, place = {}, {}, {}, {}
+    belief: ByJoint = {}
+    messages: ByJoint = {}
+    component: ByJoint = {}
+    place: ByJoint = {}
     for j in reversed(skeleton.order_down):
         belief[j] = sum((messages[c] for c in children[j]), _weighted(springs, scores, j))
         if j != skeleton.root:
@@ -422,9 +427,10 @@ def posterior(springs: Springs, scores: torch.Tensor) -> Posterior:
     return Posterior(springs, torch.stack([belief[j] for j in range(len(skeleton))], dim=1), total, marginals)
 
 
-def _sum_upward(springs: Springs, scores: torch.Tensor) -> tuple[dict, dict]:
+def _sum_upward(springs: Springs, scores: torch.Tensor) -> tuple[ByJoint, ByJoint]:
     skeleton, children = springs.skeleton, _children(springs.skeleton)
-    belief, messages = {}, {}
+    belief: ByJoint = {}
+    messages: ByJoint = {}
     for j in reversed(skeleton.order_down):
         belief[j] = sum((messages[c] for c in children[j]), _weighted(springs, scores, j))
         if j != skeleton.root:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from posebook.datasets import PoseDataset
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT, H36M17
-from posebook.targets import POSES
+from posebook.targets import POSES, Codec, JointWindows, PartWindows
 
 
 def results_folder(kind: str = "results") -> Path:
@@ -83,7 +84,7 @@ def write_record(path: str | Path, record: dict) -> Path:
     return path
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """`value` as it comes back from a record: tuples and arrays as lists, NaN as None, six digits."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
@@ -180,7 +181,7 @@ def check_record(record: dict) -> list[str]:
     return found + _wrong_tables(record, "")
 
 
-def _wrong_tables(value, where: str) -> list[str]:
+def _wrong_tables(value: object, where: str) -> list[str]:
     """What is wrong with the tables of scores anywhere inside `value`."""
     if not isinstance(value, dict):
         return []
@@ -228,13 +229,13 @@ def swapped(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
     """(N,) 1 where a prediction (N, J, 2) in source pixels would be nearer the truth with left and right exchanged,
     else 0; NaN where no joint is labelled. The mean over joints of the distance decides."""
     labelled = np.where((data.state != ABSENT)[..., None], data.source_joints, np.nan)
-    counted = np.isfinite(labelled).all(-1)
+    counted = np.all(np.isfinite(labelled), axis=-1)
     as_is, exchanged = (np.where(counted, np.linalg.norm(p - labelled, axis=-1), 0).sum(1)
                         for p in (predicted, predicted[:, data.skeleton.mirror]))
-    return np.where(counted.any(1), exchanged < as_is, np.nan)
+    return np.where(counted.any(axis=1), exchanged < as_is, np.nan)
 
 
-def score_with_floors(network: PoseNetwork, codecs: dict[str, training.Codec], train_set: PoseDataset,
+def score_with_floors(network: PoseNetwork, codecs: dict[str, Codec], train_set: PoseDataset,
                       data: PoseDataset) -> dict[str, dict[str, dict]]:
     """Scores of network, mean pose and nearest neighbour, on all images and on upright people.
 
@@ -271,7 +272,7 @@ def score3d(predicted: np.ndarray, data: PoseDataset) -> dict:
     and in the interval they are means over images; the error's two parts are means over all joints of all images.
     Images whose root is outside the picture do not count, except in PA-MPJPE, which needs no root.
     """
-    true, state, skeleton = data.joints3d, data.state, data.skeleton
+    true, state, skeleton = data.need("joints3d"), data.state, data.skeleton
     root = skeleton.root
     error = metrics.mpjpe(predicted, true, state, root, skeleton.joints)
     aligned = metrics.pa_mpjpe(predicted, true, state)
@@ -301,7 +302,7 @@ def _mean_known(values: np.ndarray) -> np.ndarray:
 
 def floors3d(train_set: PoseDataset, data: PoseDataset) -> dict[str, dict]:
     """Scores (`score3d`) of the mean pose and of the nearest neighbour by true 2D joints."""
-    mean = np.broadcast_to(floors.mean_pose3d(train_set), data.joints3d.shape)
+    mean = np.broadcast_to(floors.mean_pose3d(train_set), data.need("joints3d").shape)
     return {"mean_pose": score3d(mean, data),
             "nearest_neighbour_2d": score3d(floors.predict_nearest3d(train_set, data), data)}
 
@@ -314,7 +315,7 @@ def pck_per_image(predicted: np.ndarray, data: PoseDataset) -> np.ndarray:
     return metrics.pck(predicted, data.source_joints, data.state, torso, 0.2).per_image
 
 
-def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec], data: PoseDataset,
+def score_detection(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset,
                     device: str = "auto") -> dict[str, dict[str, dict]]:
     """Average precision of each detector over all windows of all images: task -> name -> {"ap", "chance"}.
 
@@ -325,7 +326,7 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec], dat
     joints, state = training.central_labels(data, network.config.crop)
     found: dict[str, dict[str, dict]] = {}
     for task, codec in codecs.items():
-        if task not in ("joints", "parts"):
+        if not isinstance(codec, JointWindows | PartWindows):
             continue
         shape = (len(data), len(codec.names), -1)
         target, mask = (part.reshape(shape).numpy() > 0 for part in codec.encode(joints, state))
@@ -336,7 +337,7 @@ def score_detection(network: PoseNetwork, codecs: dict[str, training.Codec], dat
     return found
 
 
-def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec], data: PoseDataset,
+def false_alarms(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset,
                  device: str = "auto") -> dict[str, dict[str, float]]:
     """How often detectors say yes (above one half) in a data set without people: task -> {"windows", "crops"}.
 
@@ -345,7 +346,7 @@ def false_alarms(network: PoseNetwork, codecs: dict[str, training.Codec], data: 
     outputs = training.run_network(network, data, device, amp=False)
     found = {}
     for task, codec in codecs.items():
-        if task not in ("joints", "parts"):
+        if not isinstance(codec, JointWindows | PartWindows):
             continue
         asked = [k for k, name in enumerate(codec.names) if name not in getattr(codec, "without", ())]
         yes = (outputs[task].reshape(len(data), len(codec.names), -1)[:, asked] > 0).sum(dim=(1, 2)).float()
@@ -424,8 +425,8 @@ def compare(ours: list[dict], base: list[dict], groups: np.ndarray | None = None
     total, each, sign = MEASURES[measure]
     values, others = ([sign * table[total] for table in tables] for tables in (ours, base))
     # JSON has no NaN: an image without a torso is None in a record
-    images = paired_bootstrap(*(np.mean([np.array(table[each], float) for table in tables], axis=0)
-                                for tables in (ours, base)), groups=groups)
+    one, other = (np.mean([np.array(table[each], float) for table in tables], axis=0) for tables in (ours, base))
+    images = paired_bootstrap(one, other, groups=groups)
     above, below = (images["low"] > 0, images["high"] < 0)[::sign]
     verdict = "no difference shown"
     if min(values) > max(others) and above:
@@ -493,7 +494,7 @@ def read_family(name: str, folder: str | Path | None = None) -> list[dict]:
     return [read_record(path) for _, path in sorted(found.items())]
 
 
-def value_at(record: dict, path: str):
+def value_at(record: dict, path: str) -> Any:
     """A value inside a record, by the names on the way: "history/-1/spread".
 
     Raises:
@@ -559,7 +560,7 @@ def mean_correlation(record: dict, kind: str = "trained") -> float:
 
 def table(header: list[str], rows: list[list], digits: int = 3) -> str:
     """A Markdown table; floats are rounded, NaN is a dash. For reading in a terminal and in a notebook alike."""
-    def text(value) -> str:
+    def text(value: object) -> str:
         if value is None or (isinstance(value, float | np.floating) and not np.isfinite(value)):
             return "–"
         return f"{value:.{digits}f}" if isinstance(value, float | np.floating) else str(value)

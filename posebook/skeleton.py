@@ -106,6 +106,7 @@ class Skeleton:
 
     @cached_property
     def limb_names(self) -> tuple[str, ...]:
+        """In the order of `limbs`."""
         return tuple(limb.name for limb in self.limbs)
 
     @cached_property

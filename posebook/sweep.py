@@ -33,11 +33,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
 
 try:
     import fcntl
 except ImportError:                                      # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def images_seen(run: PlannedRun, default_epochs: int) -> int:
     """About how many images a run reads: the size of its training set times its epochs."""
     given = dict(zip(run.arguments, run.arguments[1:], strict=False))
     count = IMAGES.get(given.get("--dataset", "people"), IMAGES["people"])
-    count = min(count, int(given.get("--limit", count))) * float(given.get("--share", 1))
+    count = int(min(count, int(given.get("--limit", count))) * float(given.get("--share", 1)))
     epochs = int(given.get("--epochs", default_epochs))
     if "--pretrain" in run.arguments:
         epochs += int(given.get("--pretrain-epochs", epochs))
@@ -148,7 +153,8 @@ def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, cluster: str | N
         ImportError: without Dask. OSError: if no scheduler answers, or it is lost on the way. RuntimeError: if workers
             have another posebook or do not see the folders.
     """
-    out, failed = out.resolve(), {}
+    out = out.resolve()
+    failed: dict[str, str] = {}
     if not (left := unfinished(runs, out)):
         return failed
     out.mkdir(parents=True, exist_ok=True)
@@ -179,7 +185,7 @@ def run_sweep(runs: list[PlannedRun], out: Path, jobs: int = 2, cluster: str | N
     return failed
 
 
-def _what_failed(future, log: Path) -> str | None:
+def _what_failed(future: Future, log: Path) -> str | None:
     """What to tell about a run that has ended: nothing if it went well."""
     error = future.exception()
     if error is None:
@@ -189,7 +195,7 @@ def _what_failed(future, log: Path) -> str | None:
     return f"{type(error).__name__}: {error}"
 
 
-def _distributed():
+def _distributed() -> ModuleType:
     try:
         import distributed
     except ImportError as error:
@@ -198,7 +204,7 @@ def _distributed():
 
 
 @contextmanager
-def _connect(jobs: int, cluster: str | None) -> Iterator:
+def _connect(jobs: int, cluster: str | None) -> Iterator[Client]:
     """A Dask client: of the cluster at an address, or of `jobs` workers made for it on this machine.
 
     Those here have one thread each and a nanny that replaces a dead one. They listen on the loopback interface alone,
@@ -246,12 +252,13 @@ def look_around(paths: list[str]) -> tuple[str, list[str]]:
     return source_sum(), [path for path in paths if not Path(path).exists()]
 
 
-def _check_workers(client, out: Path, folders: tuple[str, ...], report: Callable[[str], None]) -> None:
+def _check_workers(client: Client, out: Path, folders: tuple[str, ...], report: Callable[[str], None]) -> None:
     """Refuse to begin where scheduler or workers have another posebook or cannot see the folders.
 
     Raises:
         RuntimeError: naming one that does not fit, and why.
     """
+    assert client.scheduler is not None, "it is connected"
     here, cannot = client.scheduler.address, "cannot use posebook ({}): install there the version that is here"
     with tempfile.NamedTemporaryFile(dir=out, prefix=".seen-by-workers-") as mark:   # the name alone proves no sharing
         try:
@@ -315,11 +322,12 @@ def train_here(run: PlannedRun, out: Path, threads: int, source: str) -> int:
             time.sleep(POLL)
         if process.poll() is not None and process.returncode < 0:    # else it cannot say itself why it ended
             log.write(f"posebook: ended by signal {-process.returncode}; 9 often means too little memory\n".encode())
+        assert process.stdin is not None, "it was asked for"
         process.stdin.close()
         return process.wait()
 
 
-def _lock(log, wanted: Callable[[], bool]) -> bool:
+def _lock(log: IO[bytes], wanted: Callable[[], bool]) -> bool:
     """Wait until no other process trains into the folder of a log; False if nobody wants the run any more."""
     while fcntl and wanted():
         try:

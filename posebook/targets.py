@@ -34,6 +34,7 @@ class Coordinates:
 
     @property
     def outputs(self) -> int:
+        """Numbers in the network's answer: x and y of each joint in turn."""
         return 2 * self.joints
 
     def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,6 +79,7 @@ class ParentRelative:
 
     @property
     def outputs(self) -> int:
+        """Numbers in the network's answer: x, y and z of each joint in turn."""
         return 3 * len(self.skeleton)
 
     def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -278,6 +280,7 @@ class JointWindows(_Windows):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """What is asked about: the joints."""
         return self.skeleton.joints
 
     def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -310,6 +313,7 @@ class PartWindows(_Windows):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """What is asked about: the limbs."""
         return tuple(self.skeleton.limb_names)
 
     def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -452,6 +456,7 @@ class ResidualLikelihood:
 
     @property
     def outputs(self) -> int:
+        """Numbers in the network's answer, see above."""
         return 4 * self.joints
 
     def encode(self, joints: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -507,10 +512,12 @@ def build_codecs(tasks: tuple[str, ...], skeleton: Skeleton, size: int,
     if not tasks or set(tasks) - set(TASKS):
         raise ValueError(f"tasks must be some of {', '.join(TASKS)}, not {', '.join(tasks) or 'none'}")
     grid = grid or (paper_b_grid(size) if skeleton == H36M17 else paper_a_grid(size))
-    makers = {"regression": lambda: Coordinates(len(skeleton), size), "pose3d": lambda: ParentRelative(skeleton, size),
-              "joints": lambda: JointWindows(skeleton, grid),
-              "parts": lambda: PartWindows(skeleton, grid, without=without),
-              "heatmaps": lambda: HeatMaps(len(skeleton), size, size // MAP_STRIDE),
-              "softargmax": lambda: SoftArgmax(len(skeleton), size, size // MAP_STRIDE),
-              "rle": lambda: ResidualLikelihood(len(skeleton), size)}
+    makers: dict[str, Callable[[], Codec]] = {
+        "regression": lambda: Coordinates(len(skeleton), size),
+        "pose3d": lambda: ParentRelative(skeleton, size),
+        "joints": lambda: JointWindows(skeleton, grid),
+        "parts": lambda: PartWindows(skeleton, grid, without=without),
+        "heatmaps": lambda: HeatMaps(len(skeleton), size, size // MAP_STRIDE),
+        "softargmax": lambda: SoftArgmax(len(skeleton), size, size // MAP_STRIDE),
+        "rle": lambda: ResidualLikelihood(len(skeleton), size)}
     return {task: makers[task]() for task in TASKS if task in tasks}

@@ -51,6 +51,14 @@ def test_subset_takes_all_columns_along():
     np.testing.assert_array_equal(by_number.state, data.state[[4, 1]])
 
 
+def test_a_column_that_is_needed_is_there_or_missed_by_name():
+    data = replace(people(2), joints3d=np.ones((2, 14, 3), np.float32))
+    assert data.need("joints3d") is data.joints3d
+    for column in ("camera", "parts"):
+        with pytest.raises(ValueError, match=f"painted train has no {column}, and this cannot be done without"):
+            data.need(column)
+
+
 def test_as_skeleton_relabels_by_name():
     data = people(3, skeleton=H36M17)
     data = replace(data, joints3d=np.arange(3 * 17 * 3, dtype=np.float32).reshape(3, 17, 3))

@@ -77,8 +77,11 @@ def test_two_legs_on_one_spot_are_noticed_where_both_are_labelled(sure):
 
 
 def test_what_cannot_be_compared_is_refused(sure):
+    fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
     with pytest.raises(ValueError, match="need the tasks regression and joints; the network has regression, parts"):
         families.fit(NETWORK, {task: THREE[task] for task in ("regression", "parts")}, TRAIN, UNSEEN)
+    with pytest.raises(ValueError, match="need the tasks regression and joints; the network has regression$"):
+        families.predict(fitted, NETWORK, {"regression": THREE["regression"]}, TRAIN)
     state = UNSEEN.state.copy()
     state[1:, 0] = ABSENT
     partly = replace(UNSEEN, state=state)

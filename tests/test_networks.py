@@ -355,6 +355,12 @@ def test_a_mean_target_that_a_tanh_cannot_give_is_refused():
         network.start_at("pose3d", torch.full((51,), 1.2))
 
 
+def test_a_head_that_answers_with_maps_cannot_start_at_a_pose():
+    network = build_network("small", {"heatmaps": 14 * 16 ** 2}, 0)
+    with pytest.raises(ValueError, match="the head heatmaps answers with maps, so it has no bias that could be a pose"):
+        network.start_at("heatmaps", torch.zeros(28))
+
+
 def test_only_the_heads_that_are_asked_for_answer_and_share_the_mean():
     images = torch.rand(2, 3, 64, 64)
     network = build_network("small-b", {"pose3d": 51, "joints": 20}, 0)

@@ -82,6 +82,22 @@ def test_the_package_imports_no_submodule_of_itself():
     assert not imported(PACKAGE / "__init__.py")
 
 
+def undocumented(node: ast.AST, name: str) -> list[str]:
+    """What has no docstring and can be reached from outside: a module, its functions and classes, their methods."""
+    inside = [child for child in node.body if isinstance(child, ast.FunctionDef | ast.ClassDef)
+              and not child.name.startswith("_")] if isinstance(node, ast.Module | ast.ClassDef) else []
+    return ([] if ast.get_docstring(node) else [name]) + [
+        line for child in inside for line in undocumented(child, f"{name}.{child.name}")]
+
+
+def test_all_that_is_public_says_what_it_is():
+    assert undocumented(ast.parse("def f(): pass\nclass A:\n    'a'\n    def g(self): pass\n    def _h(self): pass"),
+                        "m") == ["m", "m.f", "m.A.g"]
+    missing = [line for path in PACKAGE.rglob("*.py")
+               for line in undocumented(ast.parse(path.read_text()), str(path.relative_to(PACKAGE)))]
+    assert not missing, f"no docstring: {', '.join(missing)}"
+
+
 def test_the_version_is_the_one_of_the_project_file():
     import tomllib
     project = PACKAGE.parent / "pyproject.toml"

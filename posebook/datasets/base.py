@@ -77,6 +77,18 @@ class PoseDataset:
         """(N, J, 2) float32: the joints in pixels of the source images, where metrics are measured."""
         return geometry.transform(self.to_source, self.joints)
 
+    def need(self, column: str) -> np.ndarray:
+        """`joints3d`, `camera` or `parts`, where one cannot do without.
+
+        Raises:
+            ValueError: if this data set has none.
+        """
+        values = getattr(self, column)
+        if values is None:
+            raise ValueError(f"{self.name} {self.split} has no {column}, and this cannot be done without; the embedded "
+                             "people have them (parts with parts=True)")
+        return values
+
     def subset(self, index: Sequence[int] | np.ndarray) -> PoseDataset:
         """The samples at `index` (integers or a boolean mask), in that order."""
         index = np.asarray(index)
@@ -103,14 +115,15 @@ class PoseDataset:
         for its principal point. Mirrored twice is the same again.
         """
         swap, side = self.skeleton.mirror, self.images.shape[-1]
-        labelled = (self.state != ABSENT)[..., None]
-        joints = np.where(labelled, np.float32([side - 1, 0]) + self.joints * np.float32([-1, 1]), 0)[:, swap]
+        start, flip = np.array([side - 1, 0], np.float32), np.array([-1, 1], np.float32)
+        joints = np.where((self.state != ABSENT)[..., None], start + self.joints * flip, 0)[:, swap]
         to_source = self.to_source.copy()
         to_source[:, :, 2] += to_source[:, :, 0] * (side - 1)  # the crop's last column is its first now
-        to_source *= np.float32([[1, -1, -1], [-1, 1, 1]])
+        to_source *= np.array([[1, -1, -1], [-1, 1, 1]], np.float32)
         parts = None if self.parts is None else PART_MIRROR[self.parts[..., ::-1]]
         joints3d = None if self.joints3d is None else geometry.mirror3d(self.joints3d, self.skeleton)
-        camera = None if self.camera is None else self.camera * np.float32([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
+        signs = np.array([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], np.float32)
+        camera = None if self.camera is None else self.camera * signs
         return replace(self, images=self.images[..., ::-1], joints=joints, state=self.state[:, swap],
                        to_source=to_source, parts=parts, joints3d=joints3d, camera=camera)
 
@@ -137,13 +150,14 @@ def join(sets: Sequence[PoseDataset]) -> PoseDataset:
             raise ValueError(f"{first.name} and {other.name} cannot be joined: they have the skeletons "
                              f"{first.skeleton.name} and {other.skeleton.name}, and crops of "
                              f"{first.images.shape[1:]} and {other.images.shape[1:]}")
-    together = {name: np.concatenate([getattr(s, name) for s in sets])
-                for name in ("images", "joints", "state", "to_source", "ids")}
+    images, joints, state, to_source, ids = (np.concatenate([getattr(s, name) for s in sets])
+                                             for name in ("images", "joints", "state", "to_source", "ids"))
     skipped: dict[str, int] = {}
     for s in sets:
         for reason, count in s.skipped.items():
             skipped[reason] = skipped.get(reason, 0) + count
-    return PoseDataset("+".join(s.name for s in sets), first.split, first.skeleton, **together, skipped=skipped)
+    return PoseDataset("+".join(s.name for s in sets), first.split, first.skeleton, images, joints, state, to_source,
+                       ids, skipped=skipped)
 
 
 def crop_image(image: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:

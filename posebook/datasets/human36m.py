@@ -18,11 +18,12 @@ The data tell nothing about occlusion: every joint inside the picture is VISIBLE
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from posebook import geometry
 from posebook.datasets.base import CROP, ENLARGE, STORED, PoseDataset, crop_image, read_image
 from posebook.files import whole_file
 from posebook.skeleton import ABSENT, H36M17, VISIBLE, Skeleton
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 SPLITS = {"train": ("S1", "S5", "S6", "S7"), "validation": ("S8",),
           "train+validation": ("S1", "S5", "S6", "S7", "S8"), "test": ("S9", "S11")}
@@ -108,6 +112,7 @@ class View:
 
     @property
     def clip(self) -> str:
+        """What all cameras filmed at once: subject and sequence."""
         return f"{self.subject}/{self.sequence}"
 
     def __str__(self) -> str:
@@ -170,7 +175,8 @@ def load_human36m(folder: str | Path, split: str, size: int = STORED, crop: int 
     labels = [_read_labels(folder, view, known[view.subject, view.camera], step, boxes) for view in views]
     for row in labels:
         _check_pictures(folder, row, step)
-    labels, rows = _spread(labels, limit), []
+    labels = _spread(labels, limit)
+    rows: list[tuple] = []
     images = np.empty((sum(len(row.frames) for row in labels), 3, size, size), np.uint8)
     for row in _progress(labels, f"human36m {split}", progress):
         lens = known[row.view.subject, row.view.camera].intrinsics
@@ -487,7 +493,7 @@ def _pictures(folder: Path, row: Labels) -> Iterator[tuple[int, np.ndarray]]:
     return _decode(row.view.file(folder, "Videos", ".mp4"), row.frames.tolist())
 
 
-def _open_video(path: Path):
+def _open_video(path: Path) -> InputContainer:
     av = _need("av", "reading the videos of Human3.6M")
     try:
         return av.open(str(path))
@@ -501,20 +507,19 @@ def _decode(path: Path, frames: Sequence[int]) -> Iterator[tuple[int, np.ndarray
     not exact in every file, and one picture at a time is held."""
     if not frames:
         return
-    wanted, seen = iter(frames), 0
+    wanted, seen = set(frames), 0
     with _open_video(path) as video:
-        following = next(wanted)
         try:
             for seen, picture in enumerate(video.decode(video=0), 1):
-                if seen - 1 == following:
-                    yield following, picture.to_ndarray(format="rgb24")
-                    following = next(wanted, None)
-                    if following is None:
-                        return
+                if seen - 1 in wanted:
+                    yield seen - 1, picture.to_ndarray(format="rgb24")
+                if seen - 1 == frames[-1]:
+                    return
         except (_need("av", "").FFmpegError, IndexError) as error:
             raise OSError(f"{path} cannot be decoded beyond its first {seen} frames ({error}); unpack its archive "
                           "again, or name the view in leave_out") from error
-    raise OSError(f"{path} ends after {seen} frames, before frame {following} that has a pose; unpack its archive "
+    lacking = next(frame for frame in frames if frame >= seen)
+    raise OSError(f"{path} ends after {seen} frames, before frame {lacking} that has a pose; unpack its archive "
                   "again, or name the view in leave_out")
 
 
@@ -527,7 +532,7 @@ def _crop(image: np.ndarray, row: Labels, i: int, lens: np.ndarray, size: int,
         raise ValueError(f"{name}: the picture is {width} x {height} pixels, but its camera's axis meets it at "
                          f"{lens[0, 2]:.0f}, {lens[1, 2]:.0f}: frames must be extracted whole and unscaled")
     joints = row.joints[i].astype(np.float32)
-    inside = ((joints >= -0.5) & (joints <= np.float32([width, height]) - 0.5)).all(axis=1)
+    inside = ((joints >= -0.5) & (joints <= np.array([width, height], np.float32) - 0.5)).all(axis=1)
     state = np.where(inside, VISIBLE, ABSENT).astype(np.uint8)
     try:
         box = geometry.joints_box(joints, state) if row.boxes is None else row.boxes[i]
@@ -548,6 +553,6 @@ def _need(name: str, purpose: str) -> ModuleType:
                           "pip install \".[human36m]\"") from error
 
 
-def _progress(items: Sequence[Labels], label: str, show: bool):
+def _progress(items: Sequence[Labels], label: str, show: bool) -> Iterable[Labels]:
     from tqdm import tqdm
     return tqdm(items, desc=label, unit="view", disable=not show)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def _numbers(folder: Path, split: str, labels: int, limit: int | None) -> range:
     return range(first, last + 1)[:limit]
 
 
-def _progress(items, label: str, show: bool):
+def _progress(items: Iterable[int], label: str, show: bool) -> Iterable[int]:
     from tqdm import tqdm
     return tqdm(items, desc=label, unit="image", disable=not show)
 
@@ -174,5 +175,5 @@ def download_lspet(folder: str | Path, base_url: str = MIRROR, workers: int = 8)
     A second call fetches only what is missing or damaged. Raises `OSError` naming the files that could not be had.
     """
     table = resources.files("posebook.datasets").joinpath("lspet.sha256").read_text()
-    files = dict(reversed(line.split(maxsplit=1)) for line in table.splitlines())
+    files = {name: digest for digest, name in (line.split(maxsplit=1) for line in table.splitlines())}
     fetch_all(base_url, files, Path(folder), workers)

@@ -53,7 +53,9 @@ def extract(archive: Path, folder: Path) -> Path:
                     target.mkdir(parents=True, exist_ok=True)
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with tar.extractfile(member) as source, target.open("wb") as sink:
+                source = tar.extractfile(member)
+                assert source is not None, "a file has content"
+                with source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
         try:
             os.replace(scratch, folder)

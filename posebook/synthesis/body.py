@@ -166,7 +166,8 @@ class BodyModel:
         def place(end: dict) -> np.ndarray:
             index = self.cubes[end["cube_name"]] if end["strategy"] == "CUBE" else end["vertex_indices"]
             return vertices[index].mean(0)
-        return tuple(np.array([place(self._ends[b, end]) for b in self.bones]) for end in ("head", "tail"))
+        heads, tails = (np.array([place(self._ends[b, end]) for b in self.bones]) for end in ("head", "tail"))
+        return heads, tails
 
     @cached_property
     def crown(self) -> int:

@@ -124,7 +124,8 @@ class Clip:
 def read_asf(path: Path) -> dict[str, dict]:
     """Bones of an Acclaim skeleton: name -> direction (3,), length (units), axis (3,) degrees, dof, parent."""
     bones: dict[str, dict] = {"root": {"parent": None, "dof": ["rx", "ry", "rz"], "axis": np.zeros(3)}}
-    section, bone = "", {}
+    section = ""
+    bone: dict = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -222,7 +223,7 @@ def read_bvh(path: Path, name: str, action: str) -> Clip:
         parent = joints[joint["parent"]]["name"]
         if joint["parent"] >= 0 and np.any(joint["offset"]) and _BVH_NAMES[parent] not in directions:
             directions[_BVH_NAMES[parent]] = joint["offset"] / np.linalg.norm(joint["offset"])
-    length = {j["name"]: np.linalg.norm(j["offset"]) for j in joints}
+    length = {j["name"]: float(np.linalg.norm(j["offset"])) for j in joints}
     leg = UNIT * sum(length[side + part] for side in ("Left", "Right") for part in ("Knee", "Ankle")) / 2
     named = {_BVH_NAMES[j["name"]]: r for j, r in zip(joints, rotations, strict=True) if j["name"]}
     for side in "lr":  # the files' wrists disagree with the capture's own, so hands go straight on from the forearm
@@ -314,7 +315,8 @@ def _humanoid_local(table: np.ndarray, joint: str, path: Path) -> Rotation:
 def _bent_along(start: Rotation, bend: Rotation) -> tuple[Rotation, Rotation, Rotation]:
     """Global rotations of three bones in a row after `start` that share out a joint's `bend` evenly."""
     part = bend.as_rotvec() / 3
-    return tuple(start * Rotation.from_rotvec(k * part) for k in (1, 2, 3))
+    one, two, three = (start * Rotation.from_rotvec(k * part) for k in (1, 2, 3))
+    return one, two, three
 
 
 def read_clip(path: Path, name: str, action: str) -> Clip:
@@ -387,7 +389,7 @@ def _matrix(order: str, degrees: np.ndarray) -> np.ndarray:
 def smallest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The (3, 3) rotation by the smallest angle that turns the unit vector `source` onto `target`."""
     axis = np.cross(source, target)
-    sine, cosine = np.linalg.norm(axis), source @ target
+    sine, cosine = float(np.linalg.norm(axis)), source @ target
     if sine < 1e-9:
         if cosine > 0:
             return np.eye(3)

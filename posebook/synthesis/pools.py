@@ -67,8 +67,9 @@ def _name_and_action(folder: Path, path: Path) -> tuple[str, str] | None:
         action = path.parent.name
         return f"expmap/{path.parent.parent.name}/{path.stem}", _EXPMAP_ACTIONS.get(action, action)
     if folder.name == "humanoid3d":
-        action = motion.HUMANOID3D_ACTIONS.get(path.stem.removeprefix("humanoid3d_"))
-        return (f"humanoid3d/{path.stem.removeprefix('humanoid3d_')}", action) if action else None
+        name = path.stem.removeprefix("humanoid3d_")
+        known = motion.HUMANOID3D_ACTIONS.get(name)
+        return (f"humanoid3d/{name}", known) if known else None
     # CMU's walks lie in the folder itself, what a reader adds in a folder named after the action
     return f"bvh/{path.stem}", "walking" if path.parent == folder else path.parent.name
 
@@ -152,6 +153,7 @@ class Studio:
         self._panoramas: dict[Path, Panorama] = {}
 
     def panorama(self, path: Path) -> Panorama:
+        """Read once, then kept."""
         if path not in self._panoramas:
             self._panoramas[path] = read_panorama(path)
         return self._panoramas[path]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -23,6 +24,9 @@ from posebook.synthesis.render import Stage, Weather, join, joint_states, render
 from posebook.synthesis.scene import Camera, Panorama, random_camera
 from posebook.synthesis.things import random_thing
 from posebook.synthesis.wardrobe import Look, Person, dress, random_look
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PER_SUBJECT = 8
 """Pictures of one subject."""
@@ -308,7 +312,7 @@ def _crop_camera(rng: np.random.Generator, vertices: np.ndarray, joints: np.ndar
 
 def inside(pixels: np.ndarray, size: int) -> np.ndarray:
     """(...) bool: which points (..., 2) lie in a square picture."""
-    return ((pixels >= -0.5) & (pixels <= size - 0.5)).all(-1)
+    return np.all((pixels >= -0.5) & (pixels <= size - 0.5), axis=-1)
 
 
 def _cut(rng: np.random.Generator, camera: Camera, joints: np.ndarray, size: int) -> Camera:
@@ -401,11 +405,11 @@ def _rounded(values: np.ndarray, steps: int) -> np.ndarray:
     return (np.round(values * steps) / steps).astype(np.float32)
 
 
-def schema():
+def schema() -> pa.Schema:
     """The Arrow schema of a `people` shard."""
     import pyarrow as pa
 
-    def floats(count: int):
+    def floats(count: int) -> pa.DataType:
         return pa.list_(pa.float32(), count)
     return pa.schema([
         ("image", pa.binary()), ("parts", pa.binary()), ("joints2d", floats(34)), ("joints3d", floats(51)),

@@ -85,6 +85,7 @@ class Stage:
 
     @cached_property
     def surface(self) -> Surface:
+        """What rays are cast at."""
         return Surface(self.vertices, self.faces)
 
     @cached_property
@@ -145,6 +146,7 @@ class Weather:
 
     @cached_property
     def light(self) -> Light:
+        """That of the panorama, turned with it."""
         return self.panorama.light.turned(self.yaw)
 
 
@@ -343,8 +345,8 @@ def joint_states(stage: Stage, names: tuple[str, ...], bones: tuple[str, ...], j
     state = np.empty(len(joints), np.uint8)
     for j, name in enumerate(names):
         side, _, kind = name.partition("_") if name.startswith(("left", "right")) else ("", "", name)
-        near, radius = ADJACENT[kind]
-        near = {bone.format(side[:1].upper(), side.capitalize()) for bone in near}
+        templates, radius = ADJACENT[kind]
+        near = {bone.format(side[:1].upper(), side.capitalize()) for bone in templates}
         free = face[j] < 0 or distance[j] > length[j]
         bone = stage.bone[face[j]]
         own = bone >= 0 and bones[bone] in near and length[j] - distance[j] < radius

@@ -116,7 +116,7 @@ class Panorama:
     def light(self) -> Light:
         """Split the panorama into one directional light and the rest as second-order spherical harmonics."""
         directions, solid = self._directions
-        luminance = self.radiance @ np.float32([0.2126, 0.7152, 0.0722])
+        luminance = self.radiance @ np.array([0.2126, 0.7152, 0.0722], np.float32)
         above = np.where(directions[..., 1] > 0.05, luminance, 0)
         # clipped skies hide how bright the sun is: above the horizon, count what is nearly white several times
         boost = 1 + 5 * (np.clip((luminance - 0.85) / 0.15, 0, 1) * (directions[..., 1] > 0))[..., None]

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from posebook.synthesis.assets import find_assets
 from posebook.synthesis.pools import SPLITS, fingerprint, open_studio
 from posebook.synthesis.record import PER_SUBJECT, Recipe, render_record, schema
 from posebook.synthesis.render import Surface
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SHARD = 1000
 """Pictures in a file; a multiple of `PER_SUBJECT`."""
@@ -181,13 +185,13 @@ def _write(path: Path, rows: Iterator[dict]) -> None:
 
 
 @contextmanager
-def _bar(total: int, show: bool) -> Iterator:
+def _bar(total: int, show: bool) -> Iterator[tqdm]:
     from tqdm import tqdm
     with tqdm(total=total, unit="picture", disable=not show) as bar:
         yield bar
 
 
-def _watched(rows: Iterator[dict], bar) -> Iterator[dict]:
+def _watched(rows: Iterator[dict], bar: tqdm) -> Iterator[dict]:
     for row in rows:
         bar.update()
         yield row

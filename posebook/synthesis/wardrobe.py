@@ -138,7 +138,7 @@ class Wardrobe:
         """(S, S, 4) float32 sRGB and opacity in [0, 1]; plain light grey where the garment has no texture."""
         from PIL import Image
         if garment.texture is None:
-            return np.tile(np.float32([0.75, 0.75, 0.75, 1]), (8, 8, 1))
+            return np.tile(np.array([0.75, 0.75, 0.75, 1], np.float32), (8, 8, 1))
         if garment.texture not in self._textures:
             with Image.open(garment.texture) as picture:
                 small = picture.convert("RGBA").resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)
@@ -174,11 +174,16 @@ class Look:
     def from_json(cls, text: str) -> Look:
         """The look that `to_json` wrote. Raises ValueError on anything else."""
         try:
-            raw = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-            shape = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.pop("shape").items()}
-            return cls(Shape(**shape), **raw)
+            raw = json.loads(text)
+            shape = Shape(**_with_tuples(raw.pop("shape")))
+            return cls(shape, **_with_tuples(raw))
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"this is not the look of a person as `people` stores it ({error})") from error
+
+
+def _with_tuples(raw: dict) -> dict:
+    """What JSON has stored as lists was tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()}
 
 
 SKIN_TONES = np.array([[58, 38, 31], [84, 54, 42], [112, 73, 53], [143, 97, 70], [178, 126, 94], [206, 156, 122],
@@ -268,7 +273,10 @@ class _Builder:
     """Collects pieces of mesh into the arrays of a `Person`."""
 
     def __init__(self) -> None:
-        self.vertices, self.weights, self.pieces, self.textures = [], [], [], []
+        self.vertices: list[np.ndarray] = []
+        self.weights: list[np.ndarray] = []
+        self.pieces: list[tuple[np.ndarray, np.ndarray, int, str]] = []
+        self.textures: list[np.ndarray] = []
         self.count = 0
 
     def add(self, vertices: np.ndarray, weights: np.ndarray) -> int:
@@ -326,7 +334,7 @@ def _add_body(build: _Builder, model: BodyModel, body: np.ndarray, garments: lis
 
 
 def _solid(build: _Builder, start: int, faces: np.ndarray, colour: tuple[float, float, float], kind: str) -> None:
-    build.paint(start, faces, np.zeros((len(faces), 3, 2)), np.float32([[[*colour, 1]]]), kind)
+    build.paint(start, faces, np.zeros((len(faces), 3, 2)), np.array([[[*colour, 1]]], np.float32), kind)
 
 
 def _paint_garment(build: _Builder, start: int, garment: Garment, texture: np.ndarray, look: Look,
@@ -363,7 +371,7 @@ def recolour(texture: np.ndarray, uv: np.ndarray, colour: tuple[float, float, fl
     grey = texture[..., :3].mean(-1)
     mean = sample(texture, uv.reshape(-1, 2))[:, :3].mean()
     relief = np.clip(grey / max(mean, 0.02), 0.35, 1.7)[..., None]
-    return np.concatenate([np.clip(relief * np.float32(colour), 0, 1), texture[..., 3:]], axis=-1)
+    return np.concatenate([np.clip(relief * np.array(colour, np.float32), 0, 1), texture[..., 3:]], axis=-1)
 
 
 def sample(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
