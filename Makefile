@@ -1,4 +1,4 @@
-# posebook: two commands do everything, `make book` and `make test`. Set-up needs only python3, pip and make.
+# posebook: two commands do everything, `make book` and `make test`; `make check` is the quick part of the latter. Set-up needs only python3, pip and make.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ STAMP := $(VENV)/.posebook-$(shell cksum < requirements.txt | tr ' ' '-')
 # There only while an environment made here has never been completed: then it is made anew, not mended.
 HALF := $(VENV)/.posebook-half-made
 
-.PHONY: help setup book test lab clean
+.PHONY: help setup book check test lab clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -43,18 +43,24 @@ book: $(STAMP) ## build the book into _build/html/index.html; any warning is an 
 	$(VENV)/bin/jupyter-book build . --all -W --keep-going
 	$(PY) tools/check_book.py
 
+check: $(STAMP) ## what needs no run: lint of all code and notebooks, types, notebooks clean, computed pages up to date
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) tools/clean_notebooks.py --check
+	$(PY) tools/write_pages.py --check
+
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
 # The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
-test: $(STAMP) ## lint, check the notebooks, run the unit tests, open the built pages, run every chapter in the smoke profile
-	$(PY) -m ruff check .
-	$(PY) tools/clean_notebooks.py --check
-	$(PY) -m pytest tests book --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+# Lines and branches of the package count as covered by the unit tests alone, also in processes that these start.
+test: check ## make check, then the unit tests with their coverage, the built pages, every chapter in the smoke profile
+	$(PY) -m pytest tests --cov --cov-report=term:skip-covered
+	$(PY) -m pytest book --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 lab: $(STAMP) ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab
 
 clean: ## remove what was built; the environment, runs/ and cache/ stay
-	rm -rf _build assets/live/built .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build assets/live/built .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . \( -name .git -o -path './$(VENV)' \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

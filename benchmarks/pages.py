@@ -65,7 +65,7 @@ def measure(quick: bool = False) -> list[Row]:
 
     def worst(of) -> tuple[float, str]:
         return max((of(page), name.rpartition("/")[2]) for name, page in pages.items())
-    heavy, heaviest = worst(lambda page: page["read_to_the_end"]["bytes_compressed"])
+    heavy, _ = worst(lambda page: page["read_to_the_end"]["bytes_compressed"])
     slow, _ = worst(lambda page: page["complete_ms"] / 1000)
     first, _ = worst(lambda page: page["first_paint_ms"] / 1000)
     jump, _ = worst(lambda page: page["layout_shift"])

@@ -153,9 +153,8 @@ def work_of(bench: Training) -> dict[tuple[str, str], tuple[float, float]]:
     def of_stack(stack: nn.Sequential, values: torch.Tensor, prefix: str, first: bool) -> torch.Tensor:
         for number, (title, layer) in enumerate(groups(stack, prefix).items()):
             values = values.detach().requires_grad_(not (first and number == 0))
-            with training._autocast(CPU, bench.config.amp):
-                with FlopCounterMode(display=False) as ahead:
-                    answer = layer(values)
+            with training._autocast(CPU, bench.config.amp), FlopCounterMode(display=False) as ahead:
+                answer = layer(values)
             with FlopCounterMode(display=False) as back:
                 answer.backward(torch.ones_like(answer))
             size = {"in": values.numel() * values.element_size(), "out": answer.numel() * answer.element_size(),

@@ -259,7 +259,7 @@ def best_pose(springs: Springs, scores: torch.Tensor, transform: Transform = dis
     check_scores(springs, scores)
     skeleton = springs.skeleton
     belief, _, component, place = upward(springs, scores, transform)
-    n, _, height, width = scores.shape
+    n, _, _, width = scores.shape
     root = belief[skeleton.root].flatten(1)
     score, cell = root.max(dim=1)
     joints = torch.zeros(n, len(skeleton), 2, dtype=torch.int64, device=scores.device)
@@ -444,7 +444,7 @@ TINY = 1e-300
 
 def _blurred(springs: Springs, j: int, belief: torch.Tensor, sign: int) -> torch.Tensor:
     """log of the sum over q of exp(belief(q) + spring): (N, H, W) float64. sign 1 to the parent, -1 to the child."""
-    n, height, width = belief.shape
+    _, height, width = belief.shape
     found = []
     for m in range(springs.bias.shape[1]):
         if springs.bias[j, m] == -math.inf:

@@ -43,7 +43,7 @@ def environment() -> dict[str, str | int]:
     if (root / ".git").exists():     # else it is installed, maybe inside somebody's repository: not our commit
         try:
             commit = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-                                    capture_output=True, text=True).stdout.strip()
+                                    capture_output=True, text=True, check=False).stdout.strip()
         except OSError:  # no git on this machine
             pass
     hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()

@@ -84,7 +84,8 @@ def _compute(func, args, kwargs):
     if ours and strangers and name not in _COPIES:
         raise RuntimeError(f"{func} meets a tensor {tuple(strangers[0].shape)} on the CPU and one on {NAME}")
     found = func(*args, **kwargs)
-    if device is not None and torch.device(device).type == "cpu" or name == "aten::copy_" and id(args[0]) not in ours:
+    to_cpu = device is not None and torch.device(device).type == "cpu"
+    if to_cpu or (name == "aten::copy_" and id(args[0]) not in ours):
         return found
     # what works in place gives back the tensor that it was given
     return _mapped(lambda tensor: ours[id(tensor)] if id(tensor) in ours else Pretend(tensor), found)

@@ -117,7 +117,7 @@ def five(low, high, shift):
     (five(0.5, 0.6, 0.1)[:4], five(0.3, 0.4, 0), "better", "few"),
 ])
 def test_the_books_rule(ours, base, wanted, outcome):
-    values, others, images, found = claims.RULES["compare"]({"at": "table", "wanted": wanted}, ours, base)
+    values, _, images, found = claims.RULES["compare"]({"at": "table", "wanted": wanted}, ours, base)
     assert found == outcome and values == [r["table"]["pck@0.2_torso"] for r in ours]
     assert images == results.compare([r["table"] for r in ours], [r["table"] for r in base])["images"]
 
@@ -143,7 +143,7 @@ def test_every_run_beyond_every_other(test, ours, base, outcome):
 
 def test_a_floor_is_one_number_and_counts_for_all_runs():
     test = {"value": "x", "base_value": "floor"}
-    values, floor, _, outcome = claims.RULES["seeds"](test, rows(1, 2, 3, 4, 5, floor=0.5), [])
+    _, floor, _, outcome = claims.RULES["seeds"](test, rows(1, 2, 3, 4, 5, floor=0.5), [])
     assert (floor, outcome) == ([0.5], "yes")
     assert claims.RULES["seeds"](test, rows(1, 2, 3, 4, 5, floor=1.5), [])[3] == "nothing"
 

@@ -251,7 +251,7 @@ def test_explanations_come_back_from_there(two):
 
 
 def test_pictorial_structures_are_solved_there(two):
-    codecs, here, there = two
+    codecs, *_ = two
     data = data_of(count=12, skeleton="LSP14")
     joints, state = (part.numpy() for part in training.central_labels(data, 64))
     cells = (joints + 0.5) / 8 - 0.5                                                   # 8 x 8 of them

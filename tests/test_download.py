@@ -157,8 +157,8 @@ def test_a_server_that_is_not_there(tmp_path):
 
 def test_a_kill_in_the_middle_leaves_a_part_that_the_next_call_completes(server, tmp_path):
     server.plan = ["trickle"]
-    code = f"from pathlib import Path; from posebook.datasets.download import fetch; " \
-           f"fetch({server.url + 'file.bin'!r}, Path({str(tmp_path / 'file.bin')!r}), {DIGEST!r})"
+    code = ("from pathlib import Path; from posebook.datasets.download import fetch; "
+            f"fetch({server.url + 'file.bin'!r}, Path({str(tmp_path / 'file.bin')!r}), {DIGEST!r})")
     root = str(Path(lspet.__file__).parents[2])
     child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root})
     part, until = tmp_path / "file.bin.part", time.monotonic() + 120

@@ -260,7 +260,7 @@ def test_occlusion_and_gradient_find_the_pixels_that_matter():
 
 def test_maximised_pictures_excite_their_map_more_than_any_photograph():
     pictures = explain.maximise(NETWORK, "conv2", [0, 3], steps=80, coarse=2)
-    assert pictures.shape == (2, 3, 19, 19) and 0 <= pictures.min() and pictures.max() <= 1
+    assert pictures.shape == (2, 3, 19, 19) and pictures.min() >= 0 and pictures.max() <= 1
     places = explain.best_places(NETWORK, "conv2", DATA)
     found = explain.find_layer(NETWORK, "conv2")
     for k, c in enumerate((0, 3)):

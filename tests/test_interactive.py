@@ -126,7 +126,7 @@ def test_the_live_network_loads_files_that_are_there_and_says_where_it_cannot_ru
     assert all((assets / name).is_file() for name in loaded)
     scripts = [assets / "live" / "live.js"]
     for script in scripts:                                             # the modules find each other too
-        scripts += [path for name in re.findall(r'^import .* from "\./([^"]+)"', script.read_text(), re.M)
+        scripts += [path for name in re.findall(r'^import .* from "\./([^"]+)"', script.read_text(), re.MULTILINE)
                     if (path := assets / "live" / name) not in scripts]
     assert len(scripts) == 5 and all(path.is_file() for path in scripts)
 

@@ -44,7 +44,7 @@ def run(capsys, *arguments):
 
 def failed(capsys, *arguments):
     """Run a command that must fail as a mistake should: exit code 2 and one sentence. Returns the sentence."""
-    code, out, err = run(capsys, *arguments)
+    code, _, err = run(capsys, *arguments)
     assert code == 2 and err.startswith("posebook: ") and "Traceback" not in err and len(err.splitlines()) == 1, err
     return err
 

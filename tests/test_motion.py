@@ -199,7 +199,7 @@ def test_unknown_formats_are_refused_in_one_sentence(tmp_path, name, text):
     assert "\n" not in str(refusal.value)
 
 
-DAMAGED = {"empty.bvh": "", "garbage.bvh": "\n".join(["HIERARCHY", "}", "}"]), "cut.bvh": bvh_of_cmu(3)[:-40],
+DAMAGED = {"empty.bvh": "", "garbage.bvh": "HIERARCHY\n}\n}", "cut.bvh": bvh_of_cmu(3)[:-40],
            "still.bvh": bvh_of_cmu(0), "nan.bvh": bvh_of_cmu(1).replace("0 0 0 0 0 0", "nan 0 0 0 0 0"),
            "other.bvh": bvh_of_cmu(1).replace("JOINT LeftHip", "JOINT mixamorig"),
            "frozen.bvh": bvh_of_cmu(1).replace("Frame Time: 0.02", "Frame Time: 0"),

@@ -135,7 +135,7 @@ def test_bad_sizes_are_refused():
         layers(Config(20, (4, 4, 4), REGRESSION, (5, 3, 3)))
     with pytest.raises(ValueError, match="activation must be one of"):
         PoseNetwork(Config(32, (4, 4), {"regression": Head(2, (4,), activation="relu6")}, (5, 3)))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip"):
         layers(Config(32, (4, 4), REGRESSION, (5, 3, 3)))
 
 

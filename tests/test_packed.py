@@ -103,7 +103,7 @@ for part in np.array_split(order, 90):
 assert total == 7 * 3 * 80 * 80
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 400                          # megabytes; what was read would be 3,300
 

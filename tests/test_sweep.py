@@ -107,8 +107,8 @@ def pretend(monkeypatch, body):
     """Instead of a training, run Python code that knows its folder and name, and stops as a training does."""
     def code(run, out, threads=1):
         known = f"folder, name = Path({str(out / run.name)!r}), {run.name!r}"
-        return [sys.executable, "-c", f"import os, time\nfrom pathlib import Path\nfrom posebook import sweep\n"
-                f"sweep.stop_with_worker()\n{known}\n{body}"]
+        return [sys.executable, "-c", ("import os, time\nfrom pathlib import Path\nfrom posebook import sweep\n"
+                                       f"sweep.stop_with_worker()\n{known}\n{body}")]
     monkeypatch.setattr(sweep.PlannedRun, "command", code)
 
 

@@ -217,7 +217,7 @@ def test_body_sizes_are_human_and_varied(poses):
     joints = poses[0]
     legs = (np.linalg.norm(joint(joints, "left_hip") - joint(joints, "left_knee"), axis=1)
             + np.linalg.norm(joint(joints, "left_knee") - joint(joints, "left_ankle"), axis=1))
-    assert 550 < legs.min() and legs.max() < 1150 and legs.std() > 30
+    assert legs.min() > 550 and legs.max() < 1150 and legs.std() > 30
 
 
 def _forward(joints):
@@ -847,7 +847,7 @@ with whole_file({str(out / "train-00000.parquet")!r}) as part:
     os.kill(os.getpid(), signal.SIGKILL)
 """
     environment = {**os.environ, "PYTHONPATH": str(PEOPLE.parents[1])}
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -9
     assert [path.suffix for path in out.iterdir()] == [".part"]
     run()
     assert len(content(out)) == 6 and not list(out.glob("*.part"))

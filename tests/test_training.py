@@ -94,7 +94,8 @@ t.fit(folder=sys.argv[1])
 def test_a_run_killed_in_the_middle_of_an_epoch_continues_exactly(tmp_path):
     here = Path(__file__).resolve().parent
     environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
-    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True)
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment, capture_output=True,
+                           check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert state["epoch"] == 0 and len(state["history"]) == 1
@@ -536,8 +537,8 @@ def test_crops_without_a_person_teach_the_detectors_only():
         target, mask = codec.encode(torch.from_numpy(nobody.joints), torch.from_numpy(nobody.state))
         assert (mask.sum() == 0) == (name == "regression") and (name == "regression" or target.sum() == 0)
     run = train_three(replace(CONFIG, epochs=20, rate=1e-2), data=join([TRAIN, nobody]))
-    assert results.false_alarms(run.network, THREE, nobody) == dict.fromkeys(
-        ("joints", "parts"), {"windows": 0, "crops": 0})
+    assert results.false_alarms(run.network, THREE, nobody) == {
+        task: {"windows": 0, "crops": 0} for task in ("joints", "parts")}
     seen = results.false_alarms(run.network, THREE, TRAIN)
     assert seen["parts"]["crops"] > 0.5 and seen["parts"]["windows"] >= seen["parts"]["crops"]
     few = replace(THREE["parts"], without=("torso", "head", *[n for n in LSP14.limb_names if "leg" in n]))
@@ -611,8 +612,8 @@ def test_a_batch_turns_and_mirrors_3d_with_the_picture():
     data = load_people("train", limit=24)
     batch = [torch.from_numpy(a) for a in (data.images, data.joints, data.state)]
     config = Augmentation(angle=40, mirror=0.5, scale=1.3, shift=0.1)
-    _, joints, state, joints3d = augment(*batch, data.skeleton, config, 64, torch.Generator().manual_seed(1),
-                                         joints3d=torch.from_numpy(data.joints3d))
+    _, joints, _, joints3d = augment(*batch, data.skeleton, config, 64, torch.Generator().manual_seed(1),
+                                     joints3d=torch.from_numpy(data.joints3d))
     seen = joints3d[..., :2] / joints3d[..., 2:]
     for k in np.flatnonzero(data.complete()):
         ours, theirs = (p[k] - p[k].mean(dim=0) for p in (seen, joints))

@@ -55,7 +55,8 @@ def run(python: Path, *arguments: str, folder: Path) -> str:
                 {"COUNT": "1", "KEY_0": f"url.file://{ROOT}.insteadOf", "VALUE_0": address()}.items()}
     environment = {**{k: v for k, v in os.environ.items() if k not in hidden}, **settings, "POSEBOOK_PROFILE": "smoke"}
     environment["PATH"] = f"{python.parent}{os.pathsep}{environment['PATH']}"
-    answer = subprocess.run([python, *arguments], cwd=folder, env=environment, text=True, capture_output=True)
+    answer = subprocess.run([python, *arguments], cwd=folder, env=environment, text=True, capture_output=True,
+                            check=False)
     if answer.returncode:
         raise RuntimeError(f"{' '.join(arguments)[:200]} failed:\n{answer.stderr[-3000:]}")
     return answer.stdout

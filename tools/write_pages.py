@@ -128,8 +128,8 @@ def splits() -> str:
         shards = [pq.read_table(path, columns=list(columns)) for path in find_shards(split)]
         count = {what: len(set().union(*(table[what].to_pylist() for table in shards))) for what in columns}
         first, last = lspet.SPLITS[split]
-        rows.append([split, f"{sum(len(table) for table in shards):,} pictures of {count['subject']:,} persons, "
-                            f"{count['clip']} recordings, {count['background']} places",
+        rows.append([split, (f"{sum(len(table) for table in shards):,} pictures of {count['subject']:,} persons, "
+                             f"{count['clip']} recordings, {count['background']} places"),
                      f"images {first} to {last}", ", ".join(human36m.SPLITS[split])])
     record = results.read_record("regression-lspet-0")
     rows[0][2] += f", {record['training_images']:,} usable"
