@@ -48,7 +48,7 @@ def processes(device: str = "auto") -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
-    gpu = device.startswith("cuda") or device == "auto" and torch.cuda.is_available()
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if gpu:
         torch.cuda.set_device(_own_gpu(device))
     distributed.init_process_group("nccl" if gpu else "gloo", timeout=WAIT)

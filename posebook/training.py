@@ -32,7 +32,15 @@ from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork, build_network
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
-from posebook.targets import POSES, Codec, Coordinates, ParentRelative, ResidualLikelihood
+from posebook.targets import (
+    POSES,
+    Codec,
+    Coordinates,
+    JointWindows,
+    ParentRelative,
+    PartWindows,
+    ResidualLikelihood,
+)
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -96,7 +104,7 @@ class Run:
     """A finished training: the network with the weights that were kept, and one dict of numbers an epoch."""
 
     network: PoseNetwork
-    history: list[dict[str, float]]
+    history: list[dict[str, Any]]
     kept_epoch: int
 
 
@@ -110,7 +118,7 @@ def images_a_second(seconds: float = 3.0) -> float:
                        np.full((count, len(skeleton)), VISIBLE, np.uint8), np.tile(np.eye(2, 3, dtype=np.float32),
                                                                                   (count, 1, 1)),
                        np.arange(count).astype(str))
-    codecs = {"regression": Coordinates(len(skeleton), 64)}
+    codecs: dict[str, Codec] = {"regression": Coordinates(len(skeleton), 64)}
     network = build_network("small", {"regression": 2 * len(skeleton)}, 0)
     train(network, codecs, data, data, TrainConfig(epochs=1), progress=False)                     # warm
     began, seen = time.perf_counter(), 0
@@ -154,7 +162,7 @@ def precision(device: torch.device, amp: bool = True) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16 if torch.cuda.get_device_capability(device) < (8, 0) else torch.bfloat16
     if device.type == "cpu":
-        able = getattr(torch.cpu, "get_capabilities", dict)()        # older versions of PyTorch cannot tell
+        able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()       # older versions cannot tell
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
     return torch.bfloat16
 
@@ -203,7 +211,8 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     for name, codec in codecs.items():
         if config.mean_start and isinstance(codec, Coordinates | ParentRelative | ResidualLikelihood):
             network.start_at(name, mean_target(training, codec))
-    network.to(device, memory_format=torch.channels_last)
+    # PyTorch's own types do not know of memory_format.
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.trunk.requires_grad_(not config.freeze_trunk)
     for name in codecs:                                              # of what does not learn, no gradients are awaited
         for part in (network.heads, network.densities):
@@ -214,7 +223,9 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
     basis = colour_basis(training.images) if config.augmentation.colour else None
     run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
     parallel.agree(run)
-    history, best, start = [], {"loss": float("inf"), "epoch": -1, "weights": None}, 0
+    history: list[dict[str, Any]] = []
+    best: dict[str, Any] = {"loss": float("inf"), "epoch": -1, "weights": None}
+    start = 0
     if folder is not None and (state := parallel.on_first(_read_checkpoint, folder / CHECKPOINT, run)):
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -296,7 +307,11 @@ def _epoch(replica: torch.nn.Module, codecs: dict[str, Codec], data: PoseDataset
 def _encode(codec: Codec, joints: torch.Tensor, state: torch.Tensor,
             joints3d: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Target and mask, from the labels that the codec is about."""
-    return codec.encode(joints3d if isinstance(codec, ParentRelative) else joints, state)
+    if not isinstance(codec, ParentRelative):
+        return codec.encode(joints, state)
+    if joints3d is None:
+        raise ValueError("poses in 3D are encoded from joints in 3D, and these labels have none")
+    return codec.encode(joints3d, state)
 
 
 def _loss(network: PoseNetwork, name: str, codec: Codec, output: torch.Tensor,
@@ -376,8 +391,8 @@ def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, 
     true = labels[0].numpy()
     if "pose3d" in codecs:
         predicted, root = codecs["pose3d"].decode(outputs["pose3d"]).numpy(), data.skeleton.root
-        row["validation_mpjpe"] = metrics.mpjpe(predicted, data.joints3d, data.state, root).mean
-        row["spread"] = spread(predicted, geometry.root_relative(data.joints3d, data.skeleton), data.state)
+        row["validation_mpjpe"] = metrics.mpjpe(predicted, data.need("joints3d"), data.state, root).mean
+        row["spread"] = spread(predicted, geometry.root_relative(data.need("joints3d"), data.skeleton), data.state)
     for name in (*POSES, "joints"):
         if name not in codecs:
             continue
@@ -433,7 +448,8 @@ def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", a
                 batch: int = 256) -> dict[str, torch.Tensor]:
     """Answers of all heads for the central crops of a data set, head -> (N, outputs) float32 on the CPU."""
     where = pick_device(device)
-    network = network.to(where, memory_format=torch.channels_last).eval()
+    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in `train`
+    network.eval()
     answers: dict[str, list[torch.Tensor]] = {name: [] for name in network.heads}
     for begin in range(0, len(data), batch):
         images = centre(torch.from_numpy(data.images[begin:begin + batch]).to(where), network.config.crop)
@@ -446,13 +462,16 @@ def run_network(network: PoseNetwork, data: PoseDataset, device: str = "auto", a
 def predict(network: PoseNetwork, codec: Codec, data: PoseDataset, device: str = "auto",
             head: str = "regression", hard: bool = False) -> np.ndarray:
     """Joints (N, J, 2) that a head gives, in pixels of the *source images*. Full precision, so that a record can be
-    repeated. `hard`: of joint windows, the centre of the best (see `JointWindows.decode`)."""
+    repeated. `hard`: of joint windows, and of no other codec, the centre of the best (see `JointWindows.decode`)."""
     answers = run_network(network, data, device, amp=False)[head]
-    inputs = (codec.decode(answers, hard=True) if hard else codec.decode(answers)).numpy()
-    return to_source(data, network.config.crop, inputs)
+    if not hard:
+        return to_source(data, network.config.crop, codec.decode(answers).numpy())
+    if not isinstance(codec, JointWindows):
+        raise ValueError(f"hard decoding is for joint windows, not for {head}")
+    return to_source(data, network.config.crop, codec.decode(answers, hard=True).numpy())
 
 
-def predict3d(network: PoseNetwork, codec: ParentRelative, data: PoseDataset, device: str = "auto") -> np.ndarray:
+def predict3d(network: PoseNetwork, codec: Codec, data: PoseDataset, device: str = "auto") -> np.ndarray:
     """Joints (N, J, 3) that the head pose3d gives: millimetres, the root at zero. Full precision."""
     return codec.decode(run_network(network, data, device, amp=False)["pose3d"]).numpy()
 
@@ -497,7 +516,7 @@ def _to_input(data: PoseDataset, crop: int) -> np.ndarray:
     return np.array([[[1, 0, -start], [0, 1, -start]]], np.float32)
 
 
-def mean_target(data: PoseDataset, codec: Coordinates | ParentRelative) -> torch.Tensor:
+def mean_target(data: PoseDataset, codec: Coordinates | ParentRelative | ResidualLikelihood) -> torch.Tensor:
     """(outputs,) the mean training pose, encoded; absent joints do not count. The constant that loses least."""
     target, mask = encode_central(codec, data)
     return (target * mask).sum(dim=0) / mask.sum(dim=0).clamp(min=1)
@@ -533,7 +552,10 @@ def _check(network: PoseNetwork, codecs: dict[str, Codec], config: TrainConfig, 
         if isinstance(codec, ParentRelative) and any(data.joints3d is None for data in sets):
             raise ValueError(f"{name} needs joints in 3D, which {sets[0].name} does not have; people has them")
         head = network.config.heads[name]
-        own = codec.joints == len(sets[0].skeleton) if name in POSES else codec.skeleton == sets[0].skeleton
+        if isinstance(codec, ParentRelative | JointWindows | PartWindows):
+            own = codec.skeleton == sets[0].skeleton
+        else:
+            own = codec.joints == len(sets[0].skeleton)
         if not own:
             raise ValueError(f"the codec of {name} is for another skeleton than the data's, {sets[0].skeleton.name}")
         if head.outputs != codec.outputs:

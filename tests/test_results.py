@@ -395,5 +395,5 @@ def test_the_peak_of_memory_holds_what_was_held():
     before = results.peak_memory_mb()["process"]
     held = np.ones(round((before + 50) * 2**20 / 8))                 # more than ever before, every page touched
     after = results.peak_memory_mb()["process"]
-    assert 0 < before and before + 40 < after and held.nbytes / 2**20 < after
+    assert before > 0 and before + 40 < after and held.nbytes / 2**20 < after
     assert ("gpu" in results.peak_memory_mb()) == torch.cuda.is_available()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ CUT = {"size": STORED, "crop": CROP, "region": "full"}
 """How people's crops are cut unless an option says otherwise."""
 
 
-def load(name: str, split: str, folder: str | None = None, **options) -> PoseDataset:
+def load(name: str, split: str, folder: str | Path | None = None, **options: Any) -> PoseDataset:
     """Load a data set by name: `people` (folder optional), `lspet` or `human36m` (folder needed), or `people+lspet`,
     the embedded people and lspet (whose folder it is) joined, labelled with LSP14. A packed set (`pack`) in
     folder/split is opened instead; its crops were cut when it was packed.
@@ -52,7 +53,7 @@ def load(name: str, split: str, folder: str | None = None, **options) -> PoseDat
 
 
 def _open(folder: Path, name: str, split: str, limit: int | None = None, skeleton: Skeleton = H36M17,
-          **options) -> PoseDataset:
+          **options: Any) -> PoseDataset:
     """A packed set, if it is the one that is asked for: its crops cannot be cut anew."""
     about = read_about(folder)
     asked = {"name": name, "split": split, **CUT, **options}
@@ -63,7 +64,7 @@ def _open(folder: Path, name: str, split: str, limit: int | None = None, skeleto
     return data if limit is None else data.subset(np.linspace(0, len(data) - 1, min(limit, len(data))).astype(int))
 
 
-def pack_people(split: str, folder: str | Path | None, out: str | Path, **options) -> int:
+def pack_people(split: str, folder: str | Path | None, out: str | Path, **options: Any) -> int:
     """Pack a split of people, file by file, into `out`/`split`, from where `load("people", split, out)` reads it.
 
     Args:

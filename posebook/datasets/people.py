@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -209,7 +208,7 @@ def _read(paths: list[Path], damaged: str) -> tuple[dict[str, np.ndarray | list[
         shard["id"] = np.array([f"{path.stem}-{row:04d}" for row in range(len(shard["image"]))])
         found.append(shard)
     names = found[0] if found else {"image": []}
-    return {name: [*itertools.chain(*(s[name] for s in found))] if isinstance(names[name], list)
+    return {name: sum((s[name] for s in found), []) if isinstance(names[name], list)
             else np.concatenate([s[name] for s in found]) for name in names}, skipped
 
 
