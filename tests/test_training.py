@@ -18,7 +18,7 @@ from posebook.datasets import crop_poses, join, load_people
 from posebook.datasets.base import NOWHERE
 from posebook.networks import Config, Head, PoseNetwork, build_network
 from posebook.skeleton import ABSENT, H36M17, LSP14, OCCLUDED
-from posebook.targets import Coordinates, JointWindows, PartWindows, WindowGrid, build_codecs
+from posebook.targets import Coordinates, JointWindows, ParentRelative, PartWindows, WindowGrid, build_codecs
 from posebook.training import CHECKPOINT, TrainConfig, predict, predict_pose, rate_factor, spread, train
 
 TRAIN, VALIDATION = people(24), people(8, seed=1, split="validation")
@@ -55,6 +55,13 @@ def test_the_loss_falls_and_beats_the_mean_pose():
     error, floor_error = (np.linalg.norm(p - TRAIN.source_joints, axis=-1).mean() for p in (predicted, floor))
     assert error < 0.6 * floor_error
     assert run.history[-1]["spread"] > 0.3
+
+
+def test_what_one_codec_can_is_refused_of_another():
+    with pytest.raises(ValueError, match="hard decoding is for joint windows, not for regression"):
+        predict(network(), CODECS["regression"], VALIDATION, "cpu", hard=True)
+    with pytest.raises(ValueError, match="poses in 3D are encoded from joints in 3D, and these labels have none"):
+        training.encode_central(ParentRelative(H36M17, 32), people(2, skeleton=H36M17))
 
 
 def test_history_says_what_happened():
