@@ -36,7 +36,7 @@ def test_everything_works_on_a_pretend_gpu():
     checks = Path(__file__).with_name("test_cuda.py")
     answer = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks),
                              "-k", "not two_gpus"],
-                            cwd=checks.parents[1], capture_output=True, text=True,
+                            cwd=checks.parents[1], capture_output=True, text=True, check=False,
                             env={**os.environ, "POSEBOOK_PRETEND_GPU": "1"})
     assert answer.returncode == 0, answer.stdout[-8000:] + answer.stderr[-2000:]
     assert " passed" in answer.stdout and "skipped" not in answer.stdout, answer.stdout
