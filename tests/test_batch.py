@@ -1,6 +1,7 @@
 """Chapters as a batch: what finishes, what fails, and what is done again."""
 
 import json
+import sys
 
 import nbformat
 import pytest
@@ -132,3 +133,9 @@ def test_all_chapters_of_the_book_take_the_common_parameters():
     chapters = batch.find_chapters([], results_folder().parent)
     assert len(chapters) >= 9
     assert len(batch.plan(chapters, {"profile": "smoke"})) == len(chapters)
+
+
+def test_without_papermill_one_sentence_helps(monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    with pytest.raises(ImportError, match="chapters are run by papermill: pip install papermill ipykernel"):
+        batch.plan([], {})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import people
 
-from posebook.floors import mean_pose, predict_mean_pose, predict_nearest
+from posebook.floors import mean_pose, mean_pose3d, predict_mean_pose, predict_nearest, predict_nearest3d
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
 
 
@@ -78,3 +78,19 @@ def test_nearest_against_a_slow_search():
             pose = pose[LSP14.mirror]
             pose[:, 0] = 39 - pose[:, 0]
         np.testing.assert_allclose(found[n], pose * 2 + 0.5, atol=1e-3)
+
+
+def test_the_3d_floors_refuse_what_they_cannot_be_made_of():
+    flat = people(3)
+    data = replace(flat, joints3d=np.random.default_rng(0).normal(0, 300, (3, 14, 3)).astype(np.float32))
+    for floor in (mean_pose3d, lambda train: predict_nearest3d(train, train)):
+        floor(data)
+        with pytest.raises(ValueError, match="painted train has no joints3d"):
+            floor(flat)
+    alone = data
+    for image in range(3):
+        alone = with_absent(alone, image, 13)
+    with pytest.raises(ValueError, match="painted never labels head_top together with the root"):
+        mean_pose3d(alone)
+    with pytest.raises(ValueError, match="nobody in painted train has all joints labelled"):
+        predict_nearest3d(alone, data)

@@ -216,6 +216,17 @@ def test_damaged_files_are_refused_by_name(tmp_path, name):
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 400
 
 
+def test_a_skeleton_with_remarks_is_read_and_one_with_other_axes_refused(tmp_path):
+    skeleton, moves = asf_and_amc()
+    for name, text in (("remarks", "# measured in 2002\n\n" + skeleton), ("axes", skeleton.replace("XYZ", "ZYX"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.asf").write_text(text)
+        (tmp_path / name / "a.amc").write_text(moves)
+    motion.read_clip(tmp_path / "remarks" / "a.amc", "a", "walking")
+    with pytest.raises(ValueError, match=r"a\.asf: axis order ZYX of .*; only XYZ is read"):
+        motion.read_clip(tmp_path / "axes" / "a.amc", "a", "walking")
+
+
 def test_binary_files_and_other_skeletons_are_refused(tmp_path):
     for name in ("bytes.bvh", "bytes.txt"):
         (tmp_path / name).write_bytes(bytes(range(256)))

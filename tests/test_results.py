@@ -180,6 +180,9 @@ def test_environment_tells_versions_and_hardware_also_without_git(monkeypatch):
         or found["commit"] != "unknown"
     monkeypatch.setenv("PATH", "/nowhere")
     assert results.environment()["commit"] == "unknown"
+    monkeypatch.setattr(results.platform, "machine", lambda: "abacus")
+    monkeypatch.setattr(results.Path, "read_text", lambda *_: "processor: 0\n")        # as on some ARM machines
+    assert torch.cuda.is_available() or results.environment()["hardware"].startswith("abacus (CPU, ")
     json.dumps(found)
 
 
