@@ -1,14 +1,17 @@
 """Chapters as a batch: what finishes, what fails, and what is done again."""
 
+import ast
 import json
 import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from samples import people_shard
 
 from posebook import batch
 from posebook.__main__ import _read_value, main
+from posebook.results import results_folder
 
 
 @pytest.fixture
@@ -128,14 +131,53 @@ def test_a_folder_without_chapters_says_so(tmp_path, capsys):
     assert "there are no chapters in" in capsys.readouterr().err
 
 
-def test_all_chapters_of_the_book_take_the_common_parameters():
-    from posebook.results import results_folder
-    chapters = batch.find_chapters([], results_folder().parent)
-    assert len(chapters) >= 9
-    assert len(batch.plan(chapters, {"profile": "smoke"})) == len(chapters)
-
-
 def test_without_papermill_one_sentence_helps(monkeypatch):
     monkeypatch.setitem(sys.modules, "papermill", None)
     with pytest.raises(ImportError, match="chapters are run by papermill: pip install papermill ipykernel"):
         batch.plan([], {})
+
+
+COMMON = """import os
+
+profile = os.environ.get("POSEBOOK_PROFILE", "book")  # "smoke": seconds, a handful of images, no conclusions
+dataset = "people"  # whose pictures the cells below read: people, or another that `posebook.datasets.load` knows
+data = None  # its folder, where it is not the book's own
+device = "auto"  # "cpu", "cuda"; auto takes a GPU where there is one
+seed = 0"""
+CHAPTERS = sorted(results_folder().parent.glob("[01]*.ipynb"))
+assert len(CHAPTERS) == 11
+
+
+def bound(node):
+    """Names that code binds where the reader's parameters live: not inside functions, classes or comprehensions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield child.id
+        if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.ClassDef | ast.GeneratorExp | ast.ListComp
+                          | ast.SetComp | ast.DictComp):
+            yield from bound(child)
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:10], ids=lambda path: path.stem)
+def test_every_chapter_takes_the_common_parameters_and_keeps_them(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    first, *others = [cell for cell in cells if "colab" not in cell.metadata.get("tags", [])]
+    assert first.metadata["tags"] == ["parameters"] and first.source.startswith(COMMON)
+    for cell in others:
+        taken = {"profile", "dataset", "data", "device", "seed"} & set(bound(ast.parse(cell.source)))
+        assert not taken, f"{taken} would be another thing from here on: {cell.source[:200]}"
+
+
+def test_a_chapter_reads_the_folder_that_it_is_told(tmp_path):
+    for number, split in enumerate(("train", "validation", "test")):
+        people_shard(tmp_path / "mine" / f"{split}-00000.parquet", count=7 + number, seed=number)
+    assert main(["run", "02", "--out", str(tmp_path), "-p", "data", str(tmp_path / "mine")]) == 0
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert "9 test pictures" in record["cells"][0]["text"]
+
+
+def test_a_chapter_that_cannot_use_a_data_set_says_so(tmp_path, capsys):
+    assert main(["run", "02", "--out", str(tmp_path), "-p", "dataset", "lspet"]) == 2
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert record["error"].startswith("ValueError: this chapter measures in 3D")
+    assert "takes people or human36m, not 'lspet'" in record["error"] and record["error"] in capsys.readouterr().err
