@@ -34,7 +34,7 @@ from posebook.files import sha256, whole_file
 
 INSERTED = re.compile(r"(?P<word>[\w.,+−?-]+)<!-- = (?P<what>.+?) -->")
 SPEC = re.compile(r" :(?P<spec>[^\s:]+)$")
-WATCHED = ("book/results", "book/weights", "data/people")
+WATCHED = ("book/results", "book/weights", "data/people", "benchmarks")
 """Folders whose files make a notebook old when they change."""
 
 WATCH = """
