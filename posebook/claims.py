@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from posebook import results, sweep
+from posebook import limits, results, sweep
 
 OUTCOMES = {"yes": "yes", "no": "**no**", "nothing": "not shown", "few": "too few runs"}
 """What one test may come to, and how the page says it. "no": the contrary is shown, or a claim cannot be kept up."""
@@ -154,8 +154,54 @@ def _by_sign(test: dict, ours: list[dict], base: list[dict]) -> tuple:
     return values, [], {}, outcome if len(values) >= test.get("fewest", results.FEWEST_SEEDS) else "few"
 
 
+def _by_groups(test: dict, ours: list[dict], base: list[dict]) -> tuple:
+    """Whether traits of people make a difference: every group of `traits` against the rest, judged as in chapter 11
+    (`limits.judge`, with these groups as the family). "yes" if a group is called worse or better. The values are of the
+    group that differs most: for each network its mean less that of the rest."""
+    split = ours[0]["split"]
+    members, subjects = _groups_of_people(split)
+    keys = [key for key in members if key[0] in test["traits"]]
+    asked = np.array([members[key] for key in keys]).T
+    each = np.array([limits.pck(_found(record)) for record in ours])
+    found = limits.against_rest(each.mean(axis=0), asked, subjects)
+    by_seed = np.array([limits.against_rest(one, asked, subjects, repeats=2)["difference"] for one in each])
+    called = set(limits.judge(found, by_seed)) & {"worse", "better"}
+    most = int(np.nanargmax(np.abs(found["difference"])))
+    interval = {"mean": found["difference"][most], "low": found["low"][most], "high": found["high"][most]}
+    enough = len(ours) >= test.get("fewest", results.FEWEST_SEEDS)
+    return by_seed[:, most].tolist(), [], interval, "few" if not enough else "yes" if called else "nothing"
+
+
+def _found(record: dict, who: str = "network") -> np.ndarray:
+    """(N, J) what a record of `posebook limits` says of every joint."""
+    return limits.read_found(record[who]["found"])
+
+
+@lru_cache(maxsize=4)
+def _groups_of_people(split: str) -> tuple[dict, np.ndarray]:
+    """Groups of a split of people as chapter 11 makes them, cut where the training set's thirds meet, and subjects."""
+    cuts = limits.cut_points(limits.known_from_files("train")[0])
+    known, subjects = limits.known_from_files(split)
+    return limits.group(known, cuts), subjects
+
+
+def _pck_of(record: dict, trait: str, word: str) -> float:
+    """PCK of a group: of people by trait (`limits.group`), or, on any data set, "upright", "yes" or "no"."""
+    if trait == "upright":
+        chosen = np.array([mark == "1" for mark in record["upright"]]) == (word == "yes")
+    else:
+        chosen = _groups_of_people(record["split"])[0][trait, word]
+    return float(np.nanmean(limits.pck(_found(record))[chosen]))
+
+
+def _gain_of(record: dict, base: str, trait: str, word: str) -> float:
+    """How much higher a group's PCK is in this record than in that of the same seed in the family `base`."""
+    other = _read(results.results_folder() / f"{base}-{record['seed']}.json")
+    return _pck_of(record, trait, word) - _pck_of(other, trait, word)
+
+
 RULES: dict[str, Callable[[dict, list[dict], list[dict]], tuple]] = {
-    "compare": _by_compare, "seeds": _by_seeds, "sign": _by_sign}
+    "compare": _by_compare, "seeds": _by_seeds, "sign": _by_sign, "groups": _by_groups}
 
 
 def verdict(outcomes: list[str], of_a_paper: bool) -> str:
@@ -187,6 +233,8 @@ VALUES: dict[str, Callable[..., float]] = {
     "largest_p": lambda r: max(found["p"] for found in r["weights"]["trained"]["mantel"].values()),
     "sparsity": results.sparsity_contrast,
     "mean_correlation": results.mean_correlation,
+    "pck_of": _pck_of,
+    "gain_of": _gain_of,
 }
 """Numbers that have to be worked out from a record, by name."""
 

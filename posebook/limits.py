@@ -15,9 +15,9 @@ import torch
 from posebook import geometry, metrics
 from posebook.datasets import PoseDataset, crop_image
 from posebook.datasets.base import CROP, ENLARGE
-from posebook.datasets.people import people_folder, read_shard
+from posebook.datasets.people import find_shards, people_folder, read_shard
 from posebook.networks import PoseNetwork
-from posebook.skeleton import ABSENT, OCCLUDED
+from posebook.skeleton import ABSENT, H36M17, OCCLUDED
 from posebook.targets import Coordinates
 
 THRESHOLD = 0.2
@@ -135,19 +135,40 @@ def traits(data: PoseDataset, mean_pose: np.ndarray, folder: str | Path | None =
         raise ValueError("traits are known of people, loaded with parts=True and labelled with H36M17; this is "
                          f"{data.name} with {data.skeleton.name} and {'no ' if data.parts is None else ''}parts")
     rows = _rows(data, Path(folder or people_folder()))
-    looks = [json.loads(text) for text in rows["look"]]
-    shape = {name: np.array([look["shape"][name] for look in looks]) for name in
-             ("male", "old", "muscle", "weight", "height", "proportions")}
     effects = [set(text.split()) for text in data.groups["effects"]]
-    known = {"skin": lightness(np.array([look["skin"] for look in looks])), "age": shape["old"],
-             **{name: shape[name] for name in ("weight", "muscle", "height", "proportions")},
-             "sex": np.where(shape["male"] > 0.5, "male", "female"), "action": data.groups["action"].astype(str),
+    known = {**_of_person(rows["look"]), "action": data.groups["action"].astype(str),
              "background": data.groups["background"].astype(str), **_of_pose(data, mean_pose),
              **_of_view(data, rows["view"]), **_of_pixels(data)}
     for name, effect in (("thing in the way", "things"), ("bystander", "others"), ("cut off", "cut"),
                          ("motion blur", "blur")):
         known[name] = np.array(["yes" if effect in some else "no" for some in effects])
     return known
+
+
+def known_from_files(split: str, folder: str | Path | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Those of the `traits` for which no picture has to be decoded, the subject's and where the head points, of all
+    images of a split of people; and the subject (N,) of each. Errors: those of `read_shard`."""
+    rows = [read_shard(path, ("look", "joints3d", "subject")) for path in find_shards(split, folder)]
+    look, joints, subject = (np.concatenate([np.asarray(row[name]) for row in rows])
+                             for name in ("look", "joints3d", "subject"))
+    return {**_of_person(look), "head": _head(joints.reshape(len(joints), -1, 3))}, subject
+
+
+def _of_person(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Traits of the subject, from the column look."""
+    looks = [json.loads(text) for text in texts]
+    shape = {name: np.array([look["shape"][name] for look in looks]) for name in
+             ("male", "old", "muscle", "weight", "height", "proportions")}
+    return {"skin": lightness(np.array([look["skin"] for look in looks])), "age": shape["old"],
+            **{name: shape[name] for name in ("weight", "muscle", "height", "proportions")},
+            "sex": np.where(shape["male"] > 0.5, "male", "female")}
+
+
+def _head(joints3d: np.ndarray) -> np.ndarray:
+    """(N,) where the head end of the torso points in the picture, of H36M17 joints (N, 17, 3)."""
+    up = joints3d[:, H36M17.index("neck")] - joints3d[:, H36M17.index("pelvis")]
+    tilt = np.degrees(np.arctan2(np.abs(up[:, 0]), -up[:, 1]))              # 0 up in the picture, 180 down
+    return np.select([tilt < 45, tilt > 135], ["up", "down"], "aside")
 
 
 def _rows(data: PoseDataset, folder: Path) -> dict[str, np.ndarray]:
@@ -177,11 +198,10 @@ def _of_pose(data: PoseDataset, mean_pose: np.ndarray) -> dict[str, np.ndarray]:
     point = {name: data.need("joints3d")[:, data.skeleton.index(name)] for name in
              ("pelvis", "neck", "left_shoulder", "right_shoulder")}
     up = point["neck"] - point["pelvis"]
-    tilt = np.degrees(np.arctan2(np.abs(up[:, 0]), -up[:, 1]))              # 0 up in the picture, 180 down
     front = np.cross(point["left_shoulder"] - point["right_shoulder"], up)
     towards = (_unit(front) * _unit(-point["pelvis"])).sum(axis=1)          # cosine between the chest and the camera
     return {"unlike the mean pose": _mean_known(away) / side,
-            "head": np.select([tilt < 45, tilt > 135], ["up", "down"], "aside"),
+            "head": _head(data.joints3d),
             "facing": np.select([towards > 0.5, towards < -0.5], ["front", "back"], "side"),
             "hidden joints": (data.state == OCCLUDED).sum(axis=1) / labelled.sum(axis=1)}
 

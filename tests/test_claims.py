@@ -156,6 +156,34 @@ def test_all_of_one_sign(wanted, values, outcome):
     assert claims.RULES["sign"]({"value": "x", "wanted": wanted}, rows(*values), [])[3] == outcome
 
 
+def of_everybody(found):
+    """A record of `posebook limits` that says `found` (strings of 0 and 1) of the people of validation."""
+    return {"name": "a", "split": "validation", "network": {"found": found}, "upright": "10" * (len(found) // 2)}
+
+
+@pytest.mark.parametrize(("share", "networks", "outcome"), [(0.2, 5, "yes"), (0.0, 5, "nothing"), (0.2, 4, "few")])
+def test_a_trait_of_people_that_makes_a_difference_is_called(share, networks, outcome):
+    dark = claims._groups_of_people("validation")[0]["skin", "dark"]
+    rng = np.random.default_rng(1)
+    records = [of_everybody(["".join("01"[int(x < (0.4 - share if is_dark else 0.4))] for x in rng.random(14))
+                             for is_dark in dark]) for _ in range(networks)]
+    values, base, interval, found = claims.RULES["groups"]({"traits": ["skin", "age"]}, records, [])
+    assert (found, base, len(values)) == (outcome, [], networks)
+    assert interval["low"] < np.mean(values) < interval["high"]
+    if share:
+        assert max(values) < -0.15                          # it is the dark ones who differ most, in every network
+
+
+def test_the_pck_of_a_group():
+    groups, _ = claims._groups_of_people("validation")
+    record = of_everybody(["1" * 7 + "0" * 7 if down else "1" * 14 for down in groups["head", "down"]])
+    assert claims.value_of(record, ["pck_of", "head", "down"]) == 0.5
+    assert claims.value_of(record, ["pck_of", "head", "up"]) == 1
+    alternate = of_everybody(["1" * 14, "0" * 14] * (len(groups["head", "up"]) // 2))
+    assert claims.value_of(alternate, ["pck_of", "upright", "yes"]) == 1
+    assert claims.value_of(alternate, ["pck_of", "upright", "no"]) == 0
+
+
 @pytest.mark.parametrize(("outcomes", "paper", "book"), [
     ("yes yes", "reproduced", "holds"), ("yes nothing", "mixed", "mixed"), ("yes no", "mixed", "mixed"),
     ("no nothing", "not reproduced", "does not hold"), ("no", "not reproduced", "does not hold"),
@@ -176,7 +204,7 @@ def test_values_are_found_or_missed_by_name():
 
 def test_an_unknown_rule_is_named():
     claim = claims.Claim({"id": "Z", "of": "book", "rule": "hope", "tests": [{"label": "a", "ours": "b"}]}, {})
-    with pytest.raises(ValueError, match="claim Z: there is no rule 'hope'; there are compare, seeds, sign"):
+    with pytest.raises(ValueError, match="claim Z: there is no rule 'hope'; there are compare, seeds, sign, groups"):
         _ = claim.findings
 
 

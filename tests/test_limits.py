@@ -100,6 +100,14 @@ def test_traits_follow_the_images_in_any_order():
         assert (values == expected).all() if values.dtype.kind == "U" else values == pytest.approx(expected), name
 
 
+def test_what_is_known_without_a_picture_is_the_same():
+    known, subjects = limits.known_from_files("test")
+    some = np.linspace(0, len(subjects) - 1, len(TEST)).astype(int)
+    assert (subjects[some] == TEST.groups["subject"]).all() and set(limits.PERSON) - set(known) == {"skin and sex"}
+    for name, values in known.items():
+        assert (values[some] == KNOWN[name]).all(), name
+
+
 def test_head_and_facing_agree_with_what_the_picture_shows():
     neck, pelvis, left, right = (TEST.joints[:, H36M17.index(name)] for name in
                                  ("neck", "pelvis", "left_shoulder", "right_shoulder"))
