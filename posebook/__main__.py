@@ -30,7 +30,7 @@ from posebook import (
     sweep,
     training,
 )
-from posebook.datasets import PoseDataset, download_lspet, join, load, load_person_free, pack_people
+from posebook.datasets import PoseDataset, StreamedPeople, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
 from posebook.files import whole_file
 from posebook.skeleton import SKELETONS, Skeleton
@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--no-augmentation", action="store_true", help="always the central crop")
     train.add_argument("--no-normalise", action="store_true", help="leave the pixels in 0..1, no mean image")
     train.add_argument("--no-mean-start", action="store_true", help="do not start at the mean pose")
+    train.add_argument("--stream", action="store_true", help="read the training people from their files anew in every "
+                       "epoch, for sets larger than memory; `pack` is another way, which keeps the numbers")
     train.add_argument("--limit", type=int, help="use only so many training images")
     train.add_argument("--actions", nargs="+", help="of human36m: read only these, as paper B's one network an action")
     train.add_argument("--step", type=int, help="of human36m: read every n-th frame (default 64)")
@@ -303,7 +305,7 @@ def _train(options: argparse.Namespace) -> None:
     first = None if not pretrain else _first_stage(options, pretrain)
     asked = {"dataset": options.dataset, "skeleton": skeleton.name, "tasks": tasks, "pretrain": pretrain,
              "without_parts": options.without_parts, "share": options.share, "limit": options.limit,
-             "person_free": options.person_free, "shuffle_joints": options.shuffle_joints,
+             "stream": options.stream, "person_free": options.person_free, "shuffle_joints": options.shuffle_joints,
              "reading": _reading(options, options.dataset),
              "network": asdict(network.config), "config": asdict(config), "first_stage": first and asdict(first)}
     with parallel.processes(options.device) as leading:
@@ -311,7 +313,8 @@ def _train(options: argparse.Namespace) -> None:
             print(f"{out} is finished; score it with `python -m posebook evaluate --weights {out}/weights.safetensors`")
             return
         train_set, learned, validation, elsewhere = _sets(options, network.config.crop, skeleton)
-        count, device, together = len(train_set), training.pick_device(options.device), parallel.world()
+        count, together = len(learned if options.stream else train_set), parallel.world()
+        device = training.pick_device(options.device)
         print(f"{count} training and {len(validation)} validation images, {networks.count_parameters(network):,} "
               f"parameters, {device}{f', {together} processes' if together > 1 else ''}, run in {out}")
         pretraining = _pretrain(options, first, network, skeleton, learned, validation, out) if first else None
@@ -339,13 +342,17 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _sets(options: argparse.Namespace, crop: int,
-          skeleton: Skeleton) -> tuple[PoseDataset, PoseDataset, PoseDataset, dict[str, PoseDataset]]:
-    """The training set; the same with what is learned from beside it (crops without a person); the validation set; and
-    the further sets to be scored, by name."""
+          skeleton: Skeleton) -> tuple[PoseDataset, PoseDataset | StreamedPeople, PoseDataset, dict[str, PoseDataset]]:
+    """The training set, or some of a stream; all that is learned from: the stream, or the set with crops without a
+    person; the validation set; and the further sets to be scored, by name."""
     sizes = {"crop": crop, "size": crop * STORED // CROP}
     reading = _reading(options, options.dataset)
-    train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
-    train_set = _share(train_set.as_skeleton(skeleton), options.share, options.seed)
+    stream = _stream(options, sizes, skeleton) if options.stream else None
+    if stream:
+        train_set = stream.some
+    else:
+        train_set = load(options.dataset, "train", options.data, limit=options.limit, **sizes, **reading)
+        train_set = _share(train_set.as_skeleton(skeleton), options.share, options.seed)
     if options.shuffle_joints:
         train_set = explain.shuffle_joints(train_set, options.seed)
     validation = load(options.dataset, "validation", options.data, **sizes, **reading).as_skeleton(skeleton)
@@ -359,12 +366,22 @@ def _sets(options: argparse.Namespace, crop: int,
     if flat and "pose3d" in options.tasks:
         raise ValueError(f"pose3d needs joints in 3D, which {flat[0]} does not have; people has them")
     if not options.person_free:
-        return train_set, train_set, validation, elsewhere
+        return train_set, stream or train_set, validation, elsewhere
     free = load_person_free("train", size=sizes["size"], limit=options.person_free, skeleton=skeleton)
     if len(free) < options.person_free:
         raise ValueError(f"the book's people leave room for {len(free)} crops without a person, not for "
                          f"{options.person_free}")
     return train_set, join([train_set, free]), validation, elsewhere
+
+
+def _stream(options: argparse.Namespace, sizes: dict[str, int], skeleton: Skeleton) -> StreamedPeople:
+    given = {"--limit": options.limit is not None, "--share": options.share != 1, "--person-free": options.person_free,
+             "--shuffle-joints": options.shuffle_joints, f"--dataset {options.dataset}": options.dataset != "people"}
+    if other := [name for name, there in given.items() if there]:
+        raise ValueError(f"--stream reads all people of a folder as they are: it does not go with {other[0]}")
+    if options.data is not None and (options.data / "train" / "about.json").is_file():
+        raise ValueError(f"{options.data} is packed, and read from disk without --stream too: leave it out")
+    return StreamedPeople("train", options.data, skeleton=skeleton, **sizes)
 
 
 def _measures(network: networks.PoseNetwork, codecs: dict[str, Codec], config: training.TrainConfig,
@@ -403,7 +420,7 @@ def _first_stage(options: argparse.Namespace, tasks: Sequence[str]) -> training.
 
 
 def _pretrain(options: argparse.Namespace, config: training.TrainConfig, network: networks.PoseNetwork,
-              skeleton: Skeleton, train_set: PoseDataset, validation: PoseDataset, out: Path) -> dict:
+              skeleton: Skeleton, train_set: PoseDataset | StreamedPeople, validation: PoseDataset, out: Path) -> dict:
     """Train another network for the first tasks, hand its trunk to `network`, and say what was done."""
     tasks = tuple(task for task in TASKS if task in options.pretrain)
     codecs, other = _build(options, tasks, skeleton)

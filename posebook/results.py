@@ -130,6 +130,8 @@ RECORD_FIELDS = {
     "seconds": ("training", float, "how long the training took"),
     "scores": ("training", dict, "2D tables (`results.score`) on the validation split: subset, predictor, table"),
     "measured": ("optional", dict, "in the place of `scores`, tables of the museum of bugs: split, predictor, table"),
+    "stream": ("optional", bool, "whether the training images were read anew in every epoch (`StreamedPeople`); then "
+               "floors and `on_training_images` are of some of them"),
     "processes": ("optional", int, "how many processes trained together (`posebook.parallel`); older records: one"),
     "peak_memory_mb": ("optional", dict, "the most memory that was held by the process which finished the run "
                        "(`process`), and by its tensors on its GPU (`gpu`), in units of 2^20 bytes"),

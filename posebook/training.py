@@ -27,7 +27,7 @@ import torch
 
 from posebook import geometry, metrics, parallel
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
-from posebook.datasets import PoseDataset, crop_image
+from posebook.datasets import PoseDataset, StreamedPeople, crop_image
 from posebook.datasets.base import ENLARGE
 from posebook.files import whole_file
 from posebook.networks import PoseNetwork, build_network
@@ -174,8 +174,8 @@ def _autocast(device: torch.device, amp: bool) -> torch.autocast:
                           enabled=chosen != torch.float32)
 
 
-def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset, validation: PoseDataset,
-          config: TrainConfig, folder: str | Path | None = None, progress: bool = True,
+def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset | StreamedPeople,
+          validation: PoseDataset, config: TrainConfig, folder: str | Path | None = None, progress: bool = True,
           watch: Callable[[int, PoseNetwork], None] | None = None) -> Run:
     """Train `network` on `training` and watch `validation`; which weights are kept, see `TrainConfig.patience`.
 
@@ -184,6 +184,8 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
             sum of their losses, with the weights of `config`, is what is learned. History rows hold the sum
             (train_loss, validation_loss) and its parts (train_losses, validation_losses: task -> loss, without weight);
             of several tasks also `task_gradients`.
+        training: for sets larger than memory a packed one (`open_packed`) or a stream (`StreamedPeople`), of which
+            `some` people stand for all in the mean image, the mean pose, the colours and the tasks' gradients.
         folder: where the checkpoint lives. If it holds one of the same run, training continues there. None keeps
             nothing and cannot be resumed.
         progress: show a progress bar.
@@ -197,20 +199,21 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
             processes do not train the same.
         FloatingPointError: when the loss is not finite; the batch is saved in `folder` as nonfinite-batch.pt.
     """
-    _check(network, codecs, config, training, validation)
+    some = training.some if isinstance(training, StreamedPeople) else training
+    _check(network, codecs, config, some, validation)
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_memory()
     folder = Path(folder) if folder is not None else None
     size, origin = network.config.crop, _origin(network)
     if config.normalise:
-        network.normalise_with(centre(torch.from_numpy(training.images[:2000]), size))
+        network.normalise_with(centre(torch.from_numpy(some.images[:2000]), size))
     else:
         network.mean_image.zero_()
         network.spread.fill_(1)
     for name, codec in codecs.items():
         if config.mean_start and isinstance(codec, Coordinates | ParentRelative | ResidualLikelihood):
-            network.start_at(name, mean_target(training, codec))
+            network.start_at(name, mean_target(some, codec))
     # PyTorch's own types do not know of memory_format.
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.trunk.requires_grad_(not config.freeze_trunk)
@@ -220,7 +223,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
                 part[name].requires_grad_(config.weight(name) > 0)
     optimizer = _optimizer(network, config)
     scaler = torch.amp.GradScaler(device.type, enabled=precision(device, config.amp) == torch.float16)
-    basis = colour_basis(training.images) if config.augmentation.colour else None
+    basis = colour_basis(some.images) if config.augmentation.colour else None
     run = repr((config, network.config, codecs, _fingerprint(training), _fingerprint(validation), origin))
     parallel.agree(run)
     history: list[dict[str, Any]] = []
@@ -242,7 +245,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset,
         losses = _epoch(replica, codecs, training, config, epoch, steps, optimizer, scaler, basis, device, folder)
         seconds = time.perf_counter() - began
         row = {"epoch": epoch, "train_loss": _weighted(losses, config), "train_losses": losses,
-               **parallel.on_first(_measure, network, codecs, training, validation, config),
+               **parallel.on_first(_measure, network, codecs, some, validation, config),
                "rate": config.rate * rate_factor(config, epoch, 0, steps), "seconds": round(seconds, 3)}
         history.append(row)
         if row["validation_loss"] < best["loss"]:
@@ -268,9 +271,10 @@ def _measure(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDatas
     return {**validate(network, codecs, validation, config), **pull}
 
 
-def _epoch(replica: torch.nn.Module, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig, epoch: int,
-           steps: int, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, basis: torch.Tensor | None,
-           device: torch.device, folder: Path | None) -> dict[str, float]:
+def _epoch(replica: torch.nn.Module, codecs: dict[str, Codec], data: PoseDataset | StreamedPeople,
+           config: TrainConfig, epoch: int, steps: int, optimizer: torch.optim.Optimizer,
+           scaler: torch.amp.GradScaler, basis: torch.Tensor | None, device: torch.device,
+           folder: Path | None) -> dict[str, float]:
     """One epoch; returns the mean loss of each task. This is the loop that the book is about.
 
     `replica`: the network, or what `parallel.replicate` made of it.
@@ -334,8 +338,8 @@ def _weighted(losses: dict[str, Any], config: TrainConfig) -> Any:
     return sum(config.weight(name) * loss for name, loss in losses.items())
 
 
-def _batches(data: PoseDataset, config: TrainConfig, epoch: int, steps: int, size: int, basis: torch.Tensor | None,
-             device: torch.device) -> Iterator[tuple[Any, ...]]:
+def _batches(data: PoseDataset | StreamedPeople, config: TrainConfig, epoch: int, steps: int, size: int,
+             basis: torch.Tensor | None, device: torch.device) -> Iterator[tuple[Any, ...]]:
     """The epoch's augmented batches, in order: (indices, images, joints, state), and joints3d where there are any.
 
     Of several processes each gives its share of every batch, with the indices of the whole.
@@ -345,15 +349,16 @@ def _batches(data: PoseDataset, config: TrainConfig, epoch: int, steps: int, siz
     """
     generator = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
     count = config.epoch_size or len(data)
-    rounds = [torch.randperm(len(data), generator=generator) for _ in range(-(-count // len(data)))]
+    rounds = [_order(data, generator) for _ in range(-(-count // len(data)))]
     order, mine = torch.cat(rounds)[:count].numpy(), parallel.share()
 
     def prepare(step: int) -> tuple[Any, ...]:
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
-        arrays = (data.images, data.joints, data.state, *([] if data.joints3d is None else [data.joints3d]))
-        images, joints, state, *joints3d = (torch.from_numpy(array[index[mine]]).to(device) for array in arrays)
+        rows = data.subset(index[mine])
+        images, joints, state, joints3d = (None if array is None else torch.from_numpy(array).to(device)
+                                           for array in (rows.images, rows.joints, rows.state, rows.joints3d))
         return index, *augment(images, joints, state, data.skeleton, config.augmentation, size, generator, basis,
-                               *(joints3d or [None]), (len(index), mine))
+                               joints3d, (len(index), mine))
 
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(prepare, 0)
@@ -362,6 +367,11 @@ def _batches(data: PoseDataset, config: TrainConfig, epoch: int, steps: int, siz
             if step + 1 < steps:
                 coming = ahead.submit(prepare, step + 1)
             yield ready
+
+
+def _order(data: PoseDataset | StreamedPeople, generator: torch.Generator) -> torch.Tensor:
+    """(N,) all samples once, shuffled; those of a stream as it can be read."""
+    return data.order(generator) if isinstance(data, StreamedPeople) else torch.randperm(len(data), generator=generator)
 
 
 def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
@@ -597,10 +607,12 @@ def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
     return state
 
 
-def _fingerprint(data: PoseDataset) -> str:
+def _fingerprint(data: PoseDataset | StreamedPeople) -> str:
     """Tells one data set from another of the same size."""
-    digest = hashlib.sha256()
-    for labels in (data.joints, data.state, data.joints3d):
+    digest, some = hashlib.sha256(), data
+    if isinstance(data, StreamedPeople):
+        digest, some = hashlib.sha256(repr(data).encode()), data.some
+    for labels in (some.joints, some.state, some.joints3d):
         digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
     return f"{data.name} {data.skeleton.name} {len(data)} {digest.hexdigest()[:12]}"
 

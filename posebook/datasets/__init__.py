@@ -13,10 +13,11 @@ from posebook.datasets.human36m import load_human36m
 from posebook.datasets.lspet import download_lspet, load_lspet
 from posebook.datasets.packed import open_packed, pack, read_about
 from posebook.datasets.people import find_shards, load_people, load_person_free
+from posebook.datasets.streamed import StreamedPeople
 from posebook.skeleton import H36M17, LSP14, Skeleton
 
-__all__ = ["PoseDataset", "crop_image", "crop_poses", "download_lspet", "join", "load", "load_human36m",
-           "load_lspet", "load_people", "load_person_free", "open_packed", "pack", "pack_people"]
+__all__ = ["PoseDataset", "StreamedPeople", "crop_image", "crop_poses", "download_lspet", "join", "load",
+           "load_human36m", "load_lspet", "load_people", "load_person_free", "open_packed", "pack", "pack_people"]
 
 CUT = {"size": STORED, "crop": CROP, "region": "full"}
 """How people's crops are cut unless an option says otherwise."""

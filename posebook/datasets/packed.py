@@ -1,7 +1,8 @@
 """Data sets larger than memory: crops in one file on disk, of which only the batches that are asked for are read.
 
 `pack` writes a folder once, part by part; `open_packed` gives an ordinary `PoseDataset` whose images stay on disk. All
-else (joints, states, cameras: about 1 kB a person) is held in memory.
+else (joints, states, cameras: about 1 kB a person) is held in memory. When to take this, and when `StreamedPeople`, is
+said in `posebook.datasets.streamed`.
 """
 
 from __future__ import annotations

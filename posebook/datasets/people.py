@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from posebook import geometry
 from posebook.datasets.base import CROP, NOWHERE, STORED, PoseDataset, crop_image, crop_poses
 from posebook.files import read_sums, sha256
 from posebook.skeleton import ABSENT, H36M17, OCCLUDED, Skeleton
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 GROUPS = ("subject", "clip", "action", "frame", "background", "effects")
@@ -61,12 +66,35 @@ def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[s
                              "one of an older version: make it again")
         table = file.read(wanted)
     except (pa.ArrowException, OSError) as error:
-        raise OSError(f"{path} cannot be read as Parquet ({error}); restore or make it again, or pass damaged='skip' "
-                      "to do without it") from error
+        raise OSError(f"{path} cannot be read as Parquet ({_one_line(error)}); restore or make it again, or pass "
+                      "damaged='skip' to do without it") from error
     return {name: _column(table[name]) for name in wanted}
 
 
-def _column(column) -> np.ndarray | list[bytes]:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def count_rows(path: Path) -> int:
+    """How many people a file holds, of which only the end is read.
+
+    Raises:
+        OSError: if it is damaged, naming it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise OSError(f"{path} cannot be read as Parquet ({_one_line(error)}); restore or make it again") from error
+
+
+def row_names(path: Path, count: int) -> np.ndarray:
+    """(count,) what names the rows of a file: its own name and their numbers."""
+    return np.array([f"{path.stem}-{row:04d}" for row in range(count)])
+
+
+def _column(column: pa.ChunkedArray) -> np.ndarray | list[bytes]:
     import pyarrow as pa
     if pa.types.is_binary(column.type):
         return column.to_pylist()
@@ -132,19 +160,28 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
         if not len(pick):
             raise ValueError(f"nobody in {split} has {LEAST} joints of the upper body in the picture; "
                              "read region='full'")
+    chosen = {name: [column[i] for i in pick] if isinstance(column, list) else column[pick]
+              for name, column in rows.items()}
+    skipped = {reason: count for reason, count in skipped.items() if count}
+    return replace(crop_rows(chosen, split, size, crop, region, parts), skipped=skipped).as_skeleton(skeleton)
+
+
+def crop_rows(rows: dict[str, np.ndarray | list[bytes]], split: str, size: int, crop: int, region: str = "full",
+              parts: bool = False) -> PoseDataset:
+    """Crop the people in some rows of the files, at least one, with an `id` for each; the rest as for `load_people`."""
+    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
     joints = np.where((state != ABSENT)[..., None], rows["joints2d"].reshape(-1, 17, 2), 0).astype(np.float32)
-    cropped, labels = [], []
-    for i in pick:
-        cropped.append(crop_poses(_pixels(rows["image"][i]), joints[i], state[i], size, crop))
-        if parts:
-            labels.append(_crop_parts(rows["parts"][i], cropped[-1][2], size))
+    cropped = [crop_poses(_pixels(image, name), *pose, size, crop)
+               for image, name, *pose in zip(rows["image"], rows["id"], joints, state, strict=True)]
     images, moved, to_source = (np.stack(column) for column in zip(*cropped, strict=True))
-    dataset = PoseDataset(
-        "people", split, H36M17, images, moved, state[pick], to_source, rows["id"][pick],
-        joints3d=rows["joints3d"].reshape(-1, 17, 3)[pick], camera=rows["camera"].reshape(-1, 3, 3)[pick],
-        parts=np.stack(labels) if parts else None, groups={name: rows[name][pick] for name in GROUPS},
-        skipped={reason: count for reason, count in skipped.items() if count})
-    return dataset.as_skeleton(skeleton)
+    labels = None
+    if parts:
+        labels = np.stack([_crop_parts(drawn, matrix, size) for drawn, matrix in
+                           zip(rows["parts"], to_source, strict=True)])
+    return PoseDataset(
+        "people", split, H36M17, images, moved, state, to_source, rows["id"],
+        joints3d=rows["joints3d"].reshape(-1, 17, 3), camera=rows["camera"].reshape(-1, 3, 3), parts=labels,
+        groups={name: rows[name] for name in GROUPS})
 
 
 def load_person_free(split: str, folder: str | Path | None = None, size: int = STORED, limit: int | None = None,
@@ -205,7 +242,7 @@ def _read(paths: list[Path], damaged: str) -> tuple[dict[str, np.ndarray | list[
                 raise
             skipped["damaged file"] = skipped.get("damaged file", 0) + 1
             continue
-        shard["id"] = np.array([f"{path.stem}-{row:04d}" for row in range(len(shard["image"]))])
+        shard["id"] = row_names(path, len(shard["image"]))
         found.append(shard)
     names = found[0] if found else {"image": []}
     return {name: sum((s[name] for s in found), []) if isinstance(names[name], list)
@@ -221,10 +258,14 @@ def _states(joints: np.ndarray, state: np.ndarray, image: bytes, region: str) ->
     return state
 
 
-def _pixels(data: bytes) -> np.ndarray:
+def _pixels(data: bytes, name: str = "a person") -> np.ndarray:
     from PIL import Image
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise OSError(f"the picture of {name} cannot be read (the name is that of its file and row); restore or make "
+                      "the file again") from error
 
 
 def _labels(data: bytes) -> np.ndarray:
