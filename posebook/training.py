@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from posebook import geometry, metrics, parallel
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
@@ -271,10 +272,10 @@ def _measure(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDatas
     return {**validate(network, codecs, validation, config), **pull}
 
 
-def _epoch(replica: torch.nn.Module, codecs: dict[str, Codec], data: PoseDataset | StreamedPeople,
-           config: TrainConfig, epoch: int, steps: int, optimizer: torch.optim.Optimizer,
-           scaler: torch.amp.GradScaler, basis: torch.Tensor | None, device: torch.device,
-           folder: Path | None) -> dict[str, float]:
+def _epoch(replica: PoseNetwork | DistributedDataParallel, codecs: dict[str, Codec],
+           data: PoseDataset | StreamedPeople, config: TrainConfig, epoch: int, steps: int,
+           optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, basis: torch.Tensor | None,
+           device: torch.device, folder: Path | None) -> dict[str, float]:
     """One epoch; returns the mean loss of each task. This is the loop that the book is about.
 
     `replica`: the network, or what `parallel.replicate` made of it.
@@ -355,8 +356,8 @@ def _batches(data: PoseDataset | StreamedPeople, config: TrainConfig, epoch: int
     def prepare(step: int) -> tuple[Any, ...]:
         index = np.sort(order[step * config.batch:(step + 1) * config.batch])
         rows = data.subset(index[mine])
-        images, joints, state, joints3d = (None if array is None else torch.from_numpy(array).to(device)
-                                           for array in (rows.images, rows.joints, rows.state, rows.joints3d))
+        images, joints, state = (torch.from_numpy(a).to(device) for a in (rows.images, rows.joints, rows.state))
+        joints3d = None if rows.joints3d is None else torch.from_numpy(rows.joints3d).to(device)
         return index, *augment(images, joints, state, data.skeleton, config.augmentation, size, generator, basis,
                                joints3d, (len(index), mine))
 
@@ -383,7 +384,8 @@ def rate_factor(config: TrainConfig, epoch: int, step: int, steps: int) -> float
 
 
 @torch.no_grad()
-def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset, config: TrainConfig) -> dict:
+def validate(network: PoseNetwork, codecs: dict[str, Codec], data: PoseDataset,
+             config: TrainConfig) -> dict[str, Any]:
     """Losses, and for each task that gives a pose its PCK@0.2 (torso) or MPJPE, on the central crops of a data set.
 
     The regression's is called validation_pck, others' validation_pck_joints and so on, and the 3D regression's, in
@@ -609,9 +611,8 @@ def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
 
 def _fingerprint(data: PoseDataset | StreamedPeople) -> str:
     """Tells one data set from another of the same size."""
-    digest, some = hashlib.sha256(), data
-    if isinstance(data, StreamedPeople):
-        digest, some = hashlib.sha256(repr(data).encode()), data.some
+    stream = isinstance(data, StreamedPeople)
+    digest, some = hashlib.sha256(repr(data).encode() if stream else b""), data.some if stream else data
     for labels in (some.joints, some.state, some.joints3d):
         digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
     return f"{data.name} {data.skeleton.name} {len(data)} {digest.hexdigest()[:12]}"

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,22 +32,24 @@ class ImageFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         mapped = self._map()
-        self.shape, self.dtype, self.ndim = mapped.shape, mapped.dtype, mapped.ndim
+        self.shape: tuple[int, ...] = mapped.shape
+        self.dtype, self.ndim = mapped.dtype, mapped.ndim
 
     def _map(self) -> np.ndarray:
         try:
-            return np.load(self.path, mmap_mode="r")
+            mapped: np.ndarray = np.load(self.path, mmap_mode="r")
+            return mapped
         except (OSError, ValueError) as error:
             raise OSError(f"{self.path} cannot be read as an array ({error}); pack the data set again") from error
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index) -> np.ndarray:
+    def __getitem__(self, index: Any) -> np.ndarray:
         return np.array(self._map()[index])
 
 
-def pack(parts: Iterable[PoseDataset], folder: str | Path, about: dict | None = None) -> int:
+def pack(parts: Iterable[PoseDataset], folder: str | Path, about: dict[str, Any] | None = None) -> int:
     """Write data sets of one kind, one after the other, as one packed set; only one part is in memory at a time.
 
     Whole or not at all: it is written beside `folder` and renamed at the end.
@@ -75,8 +78,11 @@ def pack(parts: Iterable[PoseDataset], folder: str | Path, about: dict | None = 
     return count
 
 
-def _write(parts: Iterable[PoseDataset], folder: Path, about: dict) -> int:
-    first, columns, groups, count = None, {}, {}, 0
+def _write(parts: Iterable[PoseDataset], folder: Path, about: dict[str, Any]) -> int:
+    first: tuple[Any, ...] | None = None
+    columns: dict[str, list[np.ndarray]] = {}
+    groups: dict[str, list[np.ndarray]] = {}
+    count = 0
     with (folder / "raw").open("wb") as raw:
         for part in parts:
             kind = (part.name, part.split, part.skeleton.name, part.images.shape[1:], part.joints3d is None,
@@ -94,9 +100,9 @@ def _write(parts: Iterable[PoseDataset], folder: Path, about: dict) -> int:
     if first is None:
         raise ValueError("there is nothing to pack")
     _finish_images(folder, (count, *first[3]))
-    for name, values in {**columns, **{f"group-{name}": v for name, v in groups.items()}}.items():
-        np.save(folder / f"{name}.npy", np.concatenate(values).astype(str) if values[0].dtype == object
-                else np.concatenate(values), allow_pickle=False)
+    for name, kept in {**columns, **{f"group-{name}": v for name, v in groups.items()}}.items():
+        np.save(folder / f"{name}.npy", np.concatenate(kept).astype(str) if kept[0].dtype == object
+                else np.concatenate(kept), allow_pickle=False)
     about = {**about, "name": first[0], "split": first[1], "skeleton": first[2], "groups": sorted(groups)}
     (folder / "about.json").write_text(json.dumps(about))
     return count
@@ -110,7 +116,7 @@ def _finish_images(folder: Path, shape: tuple[int, ...]) -> None:
     (folder / "raw").unlink()
 
 
-def read_about(folder: str | Path) -> dict:
+def read_about(folder: str | Path) -> dict[str, Any]:
     """What is kept with a packed set.
 
     Raises:
@@ -120,7 +126,8 @@ def read_about(folder: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no packed data set; make one with `python -m posebook pack`")
     try:
-        return json.loads(path.read_text())
+        about: dict[str, Any] = json.loads(path.read_text())
+        return about
     except ValueError as error:
         raise OSError(f"{folder} is no whole packed data set ({error}); pack it again") from error
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def people_folder() -> Path:
     return next((place for place in places if place.is_dir()), places[0])
 
 
-def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, np.ndarray | list[bytes]]:
+def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[str, Any]:
     """Columns of one Parquet file of people, as arrays; `image` and `parts` stay lists of JPEG and PNG bytes.
 
     If a file SHA256SUMS lies beside it and names it, the checksum is verified first.
@@ -94,7 +94,7 @@ def row_names(path: Path, count: int) -> np.ndarray:
     return np.array([f"{path.stem}-{row:04d}" for row in range(count)])
 
 
-def _column(column: pa.ChunkedArray) -> np.ndarray | list[bytes]:
+def _column(column: pa.ChunkedArray) -> Any:
     import pyarrow as pa
     if pa.types.is_binary(column.type):
         return column.to_pylist()
@@ -166,7 +166,7 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
     return replace(crop_rows(chosen, split, size, crop, region, parts), skipped=skipped).as_skeleton(skeleton)
 
 
-def crop_rows(rows: dict[str, np.ndarray | list[bytes]], split: str, size: int, crop: int, region: str = "full",
+def crop_rows(rows: dict[str, Any], split: str, size: int, crop: int, region: str = "full",
               parts: bool = False) -> PoseDataset:
     """Crop the people in some rows of the files, at least one, with an `id` for each; the rest as for `load_people`."""
     state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
@@ -231,9 +231,10 @@ def _free_square(taken: np.ndarray, draw: np.random.Generator) -> np.ndarray | N
     return None
 
 
-def _read(paths: list[Path], damaged: str) -> tuple[dict[str, np.ndarray | list[bytes]], dict[str, int]]:
+def _read(paths: list[Path], damaged: str) -> tuple[dict[str, Any], dict[str, int]]:
     """All files' columns, with an `id` for every row, and how many files were skipped."""
-    found, skipped = [], {}
+    found: list[dict[str, Any]] = []
+    skipped: dict[str, int] = {}
     for path in paths:
         try:
             shard = read_shard(path)

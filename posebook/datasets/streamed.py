@@ -15,6 +15,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class StreamedPeople:
         self.files = find_shards(split, folder)
         self.counts = np.array([count_rows(path) for path in self.files])
         self._ends, self._sizes = self.counts.cumsum(), (size, crop)
-        self._held: dict[int, dict[str, np.ndarray | list[bytes]]] = {}
+        self._held: dict[int, dict[str, Any]] = {}
         self._reading = threading.Lock()                 # the loop reads ahead in a thread of its own
         if not len(self):
             raise ValueError(f"nobody is in {self.files[0].parent}/{split}-*.parquet")
@@ -102,7 +103,7 @@ class StreamedPeople:
         return crop_rows({name: column if name == "image" else np.array(column) for name, column in rows.items()},
                          self.split, *self._sizes).as_skeleton(self.skeleton)
 
-    def _shard(self, file: int) -> dict[str, np.ndarray | list[bytes]]:
+    def _shard(self, file: int) -> dict[str, Any]:
         """The rows of a file. Of those that are held, the first that came goes first: it is used up first, too."""
         with self._reading:
             if file not in self._held:
