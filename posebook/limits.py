@@ -154,7 +154,7 @@ def known_from_files(split: str, folder: str | Path | None = None) -> tuple[dict
     return {**_of_person(look), "head": _head(joints.reshape(len(joints), -1, 3))}, subject
 
 
-def _of_person(texts: Sequence[str]) -> dict[str, np.ndarray]:
+def _of_person(texts: np.ndarray) -> dict[str, np.ndarray]:
     """Traits of the subject, from the column look."""
     looks = [json.loads(text) for text in texts]
     shape = {name: np.array([look["shape"][name] for look in looks]) for name in
@@ -201,7 +201,7 @@ def _of_pose(data: PoseDataset, mean_pose: np.ndarray) -> dict[str, np.ndarray]:
     front = np.cross(point["left_shoulder"] - point["right_shoulder"], up)
     towards = (_unit(front) * _unit(-point["pelvis"])).sum(axis=1)          # cosine between the chest and the camera
     return {"unlike the mean pose": _mean_known(away) / side,
-            "head": _head(data.joints3d),
+            "head": _head(data.need("joints3d")),
             "facing": np.select([towards > 0.5, towards < -0.5], ["front", "back"], "side"),
             "hidden joints": (data.state == OCCLUDED).sum(axis=1) / labelled.sum(axis=1)}
 

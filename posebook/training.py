@@ -611,8 +611,8 @@ def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
 
 def _fingerprint(data: PoseDataset | StreamedPeople) -> str:
     """Tells one data set from another of the same size."""
-    stream = isinstance(data, StreamedPeople)
-    digest, some = hashlib.sha256(repr(data).encode() if stream else b""), data.some if stream else data
+    digest, some = ((hashlib.sha256(repr(data).encode()), data.some) if isinstance(data, StreamedPeople) else
+                    (hashlib.sha256(), data))
     for labels in (some.joints, some.state, some.joints3d):
         digest.update(b"" if labels is None else np.ascontiguousarray(labels).tobytes())
     return f"{data.name} {data.skeleton.name} {len(data)} {digest.hexdigest()[:12]}"

@@ -144,7 +144,7 @@ def open_packed(folder: str | Path) -> PoseDataset:
         arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS
                   if (folder / f"{name}.npy").is_file()}
         groups = {name: np.load(folder / f"group-{name}.npy", allow_pickle=False) for name in about["groups"]}
-        return PoseDataset(about["name"], about["split"], SKELETONS[about["skeleton"]],
-                           ImageFile(folder / "images.npy"), groups=groups, **arrays)
+        images: Any = ImageFile(folder / "images.npy")                        # an array to all that read it
+        return PoseDataset(about["name"], about["split"], SKELETONS[about["skeleton"]], images, groups=groups, **arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OSError(f"{folder} is no whole packed data set ({error}); pack it again") from error

@@ -171,8 +171,8 @@ def crop_rows(rows: dict[str, Any], split: str, size: int, crop: int, region: st
     """Crop the people in some rows of the files, at least one, with an `id` for each; the rest as for `load_people`."""
     state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
     joints = np.where((state != ABSENT)[..., None], rows["joints2d"].reshape(-1, 17, 2), 0).astype(np.float32)
-    cropped = [crop_poses(_pixels(image, name), *pose, size, crop)
-               for image, name, *pose in zip(rows["image"], rows["id"], joints, state, strict=True)]
+    cropped = [crop_poses(_pixels(image, name), pose, known, size, crop)
+               for image, name, pose, known in zip(rows["image"], rows["id"], joints, state, strict=True)]
     images, moved, to_source = (np.stack(column) for column in zip(*cropped, strict=True))
     labels = None
     if parts:
@@ -277,5 +277,5 @@ def _labels(data: bytes) -> np.ndarray:
 
 def _crop_parts(data: bytes, to_source: np.ndarray, size: int) -> np.ndarray:
     """(size, size) uint8 part labels of the crop whose pixels `to_source` (2, 3) maps to the picture's."""
-    corners = geometry.transform(to_source, np.float32([[-0.5, -0.5], [size - 0.5, size - 0.5]])) + 0.5
+    corners = geometry.transform(to_source, np.array([[-0.5, -0.5], [size - 0.5, size - 0.5]], np.float32)) + 0.5
     return crop_image(_labels(data), corners.ravel(), size)
