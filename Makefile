@@ -43,11 +43,12 @@ book: $(STAMP) ## build the book into _build/html/index.html; any warning is an 
 	$(VENV)/bin/jupyter-book build . --all -W --keep-going
 	$(PY) tools/check_book.py
 
-check: $(STAMP) ## what needs no run: lint of all code and notebooks, types, notebooks clean, computed pages up to date
+check: $(STAMP) ## what needs no run: lint, types, notebooks clean, computed pages up to date, every number with its run
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	$(PY) tools/clean_notebooks.py --check
 	$(PY) tools/write_pages.py --check
+	$(PY) tools/check_evidence.py
 
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
 # The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
