@@ -87,7 +87,7 @@ def unfinished(runs: list[ChapterRun], out: Path) -> list[ChapterRun]:
 def _status(path: Path) -> str:
     try:
         return json.loads(path.read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):       # not there, or from a kill: as if it had never run
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):    # not there or half: as if never run
         return "unfinished"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from posebook import limits, results, sweep
+from posebook.files import reading
 
 OUTCOMES = {"yes": "yes", "no": "**no**", "nothing": "not shown", "few": "too few runs"}
 """What one test may come to, and how the page says it. "no": the contrary is shown, or a claim cannot be kept up."""
@@ -300,7 +301,12 @@ def read_highlights(path: Path | None = None) -> list[str]:
 
 
 def _toml(path: Path | None) -> dict:
-    return tomllib.loads((path or results.results_folder().parent / "claims.toml").read_text(encoding="utf-8"))
+    path = path or results.results_folder().parent / "claims.toml"
+    with reading(path, "restore it from the repository", "as a ledger"):
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if missing := {"claims", "runs", "rules", "highlights"} - set(content):
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
+        return content
 
 
 def expectations(run: dict, settings: dict[str, dict]) -> dict:

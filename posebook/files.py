@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import platform
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,16 +16,60 @@ from pathlib import Path
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when the block ends, and is gone if it fails.
 
-    A kill in the middle leaves what was at `path` before. Folders are made as needed.
+    A kill in the middle leaves what was at `path` before, and a file `*.part` that the next process to write into the
+    folder removes. Folders are made as needed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    _tidy(path.parent.absolute(), os.getpid())
+    part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         yield part
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@functools.cache                                        # once a process for each folder, which may hold many files
+def _tidy(folder: Path, process: int) -> None:
+    """Remove what killed processes of this machine left in a folder; other machines look after their own."""
+    for part in folder.glob("*.part"):
+        found = re.fullmatch(rf".+\.{re.escape(platform.node())}\.(\d+)\.part", part.name)
+        if found and not _lives(int(found[1])):
+            with suppress(OSError):                     # somebody else's, or gone already
+                part.unlink()
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":                                 # there, asking may stop it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:                                     # another user's
+        return True
+    return True
+
+
+@contextmanager
+def reading(path: str | Path, remedy: str, kind: str = "") -> Iterator[None]:
+    """Makes one sentence of whatever goes wrong in the block, which reads the file `path`.
+
+    For libraries that raise errors of many kinds when a file is damaged. All mean the same to the reader, who needs to
+    know which file it is and the `remedy`. A sentence that begins with the file, or says that it is not there, stays.
+
+    Raises:
+        OSError: "PATH cannot be read KIND (what went wrong); REMEDY".
+    """
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, OSError | ValueError) and str(error).startswith(str(path))
+        if ours or isinstance(error, FileNotFoundError):
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise OSError(f"{path} cannot be read {kind + ' ' if kind else ''}({reason}); {remedy}") from error
 
 
 def sha256(path: str | Path) -> str:

@@ -461,7 +461,7 @@ def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:
     Raises:
         FileNotFoundError: no such file; ValueError: damaged, or no network of this book.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights {path}; train first, or name a file with --weights")
@@ -469,10 +469,15 @@ def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}
-        network = PoseNetwork(_config_from_dict(json.loads(header["config"])))
+        config = _config_from_dict(json.loads(header["config"]))
+        with torch.device("meta"):                       # sizes alone: a header may claim more than memory holds
+            sizes = {name: value.shape for name, value in PoseNetwork(config).state_dict().items()}
+        if sizes != {name: value.shape for name, value in tensors.items()}:
+            raise ValueError("its weights have other sizes than its header says")
+        network = PoseNetwork(config)
         network.load_state_dict(tensors)
-        return network.eval(), json.loads(header["about"])
-    except (SafetensorError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        return network.eval(), dict(json.loads(header["about"]))
+    except Exception as error:                           # a damaged header can ask for anything
         raise ValueError(f"{path} does not hold a network of this book, or is damaged ({error})") from error
 
 

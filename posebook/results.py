@@ -106,10 +106,10 @@ def read_record(name: str | Path) -> dict:
     path = Path(name) if str(name).endswith(".json") else results_folder() / f"{name}.json"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
-        raise FileNotFoundError(f"there is no record {path.name}; there are: {there}")
+        raise FileNotFoundError(f"there is no record {path.name}; in {path.parent} there are: {there}")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not a whole JSON file ({error}); restore it from the repository") from error
 
 

@@ -79,7 +79,7 @@ def read_sweep(path: str | Path, values: dict[str, str] | None = None) -> list[P
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["runs"]
         rows = [row for table in tables for row in _rows(table)]
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no sweep ({type(error).__name__}: {error}): it needs tables [[runs]] with name, "
                          "arguments and seeds") from error
     runs = [(number, k, PlannedRun(f"{name}-{seed}", _filled(arguments, values or {}, path), seed))
@@ -111,6 +111,8 @@ def _filled(arguments: str, values: dict[str, str], path: Path) -> tuple[str, ..
         return tuple(word.format_map(values) for word in shlex.split(arguments))
     except KeyError as error:
         raise ValueError(f"{path} needs a value for {error.args[0]}: give it with --set {error.args[0]}=...") from error
+    except (ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} has arguments that cannot be read ({error}): {arguments}") from error
 
 
 def unfinished(runs: list[PlannedRun], out: Path) -> list[PlannedRun]:

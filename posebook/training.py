@@ -30,7 +30,7 @@ from posebook import geometry, metrics, parallel
 from posebook.augment import BOOK, Augmentation, augment, centre, colour_basis
 from posebook.datasets import PoseDataset, StreamedPeople, crop_image
 from posebook.datasets.base import ENLARGE
-from posebook.files import whole_file
+from posebook.files import reading, whole_file
 from posebook.networks import PoseNetwork, build_network
 from posebook.skeleton import ABSENT, LSP14, VISIBLE
 from posebook.targets import (
@@ -44,6 +44,7 @@ from posebook.targets import (
 )
 
 CHECKPOINT = "checkpoint.pt"
+ANEW = "remove it to start anew"
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,7 @@ def train(network: PoseNetwork, codecs: dict[str, Codec], training: PoseDataset 
     best: dict[str, Any] = {"loss": float("inf"), "epoch": -1, "weights": None}
     start = 0
     if folder is not None and (state := parallel.on_first(_read_checkpoint, folder / CHECKPOINT, run)):
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        start, history, best = state["epoch"] + 1, state["history"], state["best"]
+        start, history, best = _restore(folder / CHECKPOINT, state, network, optimizer, scaler)
     replica = parallel.replicate(network)
     steps = -(-(config.epoch_size or len(training)) // config.batch)
     if watch and not start:
@@ -597,16 +595,22 @@ def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:
     """The state of a training that has stopped, or None if it has not begun."""
     if not path.exists():
         return None
-    try:
+    with reading(path, ANEW, "as a checkpoint"):
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        there = state["run"]
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path} is no readable checkpoint ({reason}); remove it to start anew") from error
-    if there != run:
-        raise ValueError(f"{path} belongs to a run with other settings or data; choose another folder or remove it.\n"
-                         f"there: {there}\nhere:  {run}")
+        if state["run"] != run:
+            raise ValueError(f"{path} belongs to a run with other settings or data; choose another folder or remove "
+                             f"it.\nthere: {state['run']}\nhere:  {run}")
     return state
+
+
+def _restore(path: Path, state: dict[str, Any], network: PoseNetwork, optimizer: torch.optim.Optimizer,
+             scaler: torch.amp.GradScaler) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
+    """Put the state of the checkpoint `path` into place; returns the epoch to go on with, the history and the best."""
+    with reading(path, ANEW, "as a checkpoint"):
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        return state["epoch"] + 1, state["history"], state["best"]
 
 
 def _fingerprint(data: PoseDataset | StreamedPeople) -> str:

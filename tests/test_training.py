@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_gives_one_sentence(tmp_path, damage):
         torch.save([1, 2], path)
     else:
         path.write_bytes({"truncated": path.read_bytes()[:-3000], "empty": b"", "text": b"hello\n" * 40}[damage])
-    with pytest.raises(ValueError, match="is no readable checkpoint .*remove it to start anew") as error:
+    with pytest.raises(OSError, match="cannot be read as a checkpoint .*remove it to start anew") as error:
         fit(config, tmp_path)
     assert len(str(error.value).splitlines()) == 1 and str(path) in str(error.value)
 
@@ -187,7 +187,7 @@ class Trap:
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"run": Trap(str(tmp_path / "sprung"))}, tmp_path / CHECKPOINT)
-    with pytest.raises(ValueError, match="no readable checkpoint"):
+    with pytest.raises(OSError, match="cannot be read as a checkpoint"):
         fit(folder=tmp_path)
     assert not (tmp_path / "sprung").exists()
 

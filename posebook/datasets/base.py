@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from posebook import geometry
+from posebook.files import reading
 from posebook.skeleton import ABSENT, PART_MIRROR, Skeleton, convert
 
 CROP = 64
@@ -200,18 +203,34 @@ def crop_poses(image: np.ndarray, joints: np.ndarray, state: np.ndarray,
     return crop_image(image, box, size).transpose(2, 0, 1), moved, geometry.invert(to_crop)
 
 
+MOST_PIXELS = 100_000_000
+"""Of a picture that is read. A small file may claim any size, and one of 60,000 x 60,000 pixels would fill 10 GB."""
+
+
+def decode(source: Path | str | BinaryIO, mode: str | None = "RGB") -> np.ndarray:
+    """The pixels (H, W, ...) of a picture, in one of Pillow's modes, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: if it has more than `MOST_PIXELS`; whatever Pillow raises: if it is damaged.
+    """
+    from PIL import Image, ImageOps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)       # its limit is below ours, its error above
+        with Image.open(source) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(upright if mode is None else upright.convert(mode))
+
+
 def read_image(path: Path | str) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
 
     Raises:
-        FileNotFoundError: if there is no such file; OSError: if it is damaged or no image, naming the file.
+        FileNotFoundError: if there is no such file; OSError: if it is damaged, too large or no image, naming the file.
     """
-    from PIL import Image, ImageOps
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}")
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path} cannot be read as an image ({error}); fetch it again or leave it out") from error
+    with reading(path, "fetch it again or leave it out", "as an image"):
+        return decode(path)

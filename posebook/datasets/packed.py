@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from posebook.datasets.base import PoseDataset
+from posebook.files import reading
 from posebook.skeleton import SKELETONS
 
 ARRAYS = ("joints", "state", "to_source", "ids", "joints3d", "camera")
@@ -36,11 +37,9 @@ class ImageFile:
         self.dtype, self.ndim = mapped.dtype, mapped.ndim
 
     def _map(self) -> np.ndarray:
-        try:
-            mapped: np.ndarray = np.load(self.path, mmap_mode="r")
-            return mapped
-        except (OSError, ValueError) as error:
-            raise OSError(f"{self.path} cannot be read as an array ({error}); pack the data set again") from error
+        with reading(self.path, "pack the data set again", "as an array"):
+            mapped: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+        return mapped
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -125,11 +124,9 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "about.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no packed data set; make one with `python -m posebook pack`")
-    try:
-        about: dict[str, Any] = json.loads(path.read_text())
-        return about
-    except ValueError as error:
-        raise OSError(f"{folder} is no whole packed data set ({error}); pack it again") from error
+    with reading(path, "pack the data set again"):
+        about: dict[str, Any] = dict(json.loads(path.read_text()))
+    return about
 
 
 def open_packed(folder: str | Path) -> PoseDataset:
@@ -140,11 +137,9 @@ def open_packed(folder: str | Path) -> PoseDataset:
     """
     folder = Path(folder)
     about = read_about(folder)
-    try:
+    with reading(folder, "pack the data set again"):
         arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in ARRAYS
                   if (folder / f"{name}.npy").is_file()}
         groups = {name: np.load(folder / f"group-{name}.npy", allow_pickle=False) for name in about["groups"]}
         images: Any = ImageFile(folder / "images.npy")                        # an array to all that read it
         return PoseDataset(about["name"], about["split"], SKELETONS[about["skeleton"]], images, groups=groups, **arrays)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OSError(f"{folder} is no whole packed data set ({error}); pack it again") from error

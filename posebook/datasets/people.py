@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posebook import geometry
-from posebook.datasets.base import CROP, NOWHERE, STORED, PoseDataset, crop_image, crop_poses
-from posebook.files import read_sums, sha256
-from posebook.skeleton import ABSENT, H36M17, OCCLUDED, Skeleton
+from posebook.datasets.base import CROP, NOWHERE, STORED, PoseDataset, crop_image, crop_poses, decode
+from posebook.files import read_sums, reading, sha256
+from posebook.skeleton import ABSENT, BODY_PARTS, H36M17, OCCLUDED, Skeleton
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 GROUPS = ("subject", "clip", "action", "frame", "background", "effects")
+WIDTHS = {"joints2d": 34, "joints3d": 51, "state": 17, "camera": 9, "box": 4}
+"""How many numbers a row of these columns holds."""
 POSED = ("look", "pose", "root", "view", "yaw", "exposure")
 """Columns for `synthesis.render_anew` alone, which crops do without."""
+RESTORE = "restore or make it again"
+NAMED = "the name is that of its file and row; restore or make the file again"
 REGIONS = ("full", "upper")
 LEGS = [H36M17.index(f"{side}_{joint}") for side in ("left", "right") for joint in ("knee", "ankle")]
 LEAST = 6
@@ -48,7 +52,6 @@ def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[s
     Raises:
         FileNotFoundError: no such file; OSError: damaged; ValueError: a column is missing.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
     path = Path(path)
     if not path.is_file():
@@ -59,20 +62,13 @@ def read_shard(path: str | Path, columns: Sequence[str] | None = None) -> dict[s
         raise OSError(f"{path} does not have the SHA-256 that SHA256SUMS gives; restore it, for example with "
                       "`git checkout -- data/people`, or pass damaged='skip' to do without it")
     wanted = list(columns or ("image", "parts", "joints2d", "joints3d", "state", "camera", "box", *GROUPS))
-    try:
+    with reading(path, "restore or make it again, or pass damaged='skip' to do without it", "as Parquet"):
         file = pq.ParquetFile(path)
         if missing := set(wanted) - set(file.schema_arrow.names):
             raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; it is no shard of people, or "
                              "one of an older version: make it again")
         table = file.read(wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise OSError(f"{path} cannot be read as Parquet ({_one_line(error)}); restore or make it again, or pass "
-                      "damaged='skip' to do without it") from error
-    return {name: _column(table[name]) for name in wanted}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        return {name: _column(table[name], WIDTHS.get(name)) for name in wanted}
 
 
 def count_rows(path: Path) -> int:
@@ -81,12 +77,10 @@ def count_rows(path: Path) -> int:
     Raises:
         OSError: if it is damaged, naming it.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise OSError(f"{path} cannot be read as Parquet ({_one_line(error)}); restore or make it again") from error
+    with reading(path, RESTORE, "as Parquet"):
+        rows: int = pq.read_metadata(path).num_rows
+    return rows
 
 
 def row_names(path: Path, count: int) -> np.ndarray:
@@ -94,13 +88,16 @@ def row_names(path: Path, count: int) -> np.ndarray:
     return np.array([f"{path.stem}-{row:04d}" for row in range(count)])
 
 
-def _column(column: pa.ChunkedArray) -> Any:
+def _column(column: pa.ChunkedArray, width: int | None) -> Any:
     import pyarrow as pa
+    if column.null_count:
+        raise ValueError("a value is missing")
     if pa.types.is_binary(column.type):
         return column.to_pylist()
-    if pa.types.is_fixed_size_list(column.type):
-        return np.stack(column.to_numpy())
-    return column.to_numpy()
+    values = np.stack(column.to_numpy()) if pa.types.is_fixed_size_list(column.type) else column.to_numpy()
+    if width and (values.shape[1:] != (width,) or not np.isfinite(values).all()):
+        raise ValueError(f"a column does not hold {width} finite numbers a row")
+    return values
 
 
 def find_shards(split: str, folder: str | Path | None = None) -> list[Path]:
@@ -152,7 +149,7 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
     if not total:
         raise OSError(f"all files of {split} are damaged; restore them, or make them again")
     pick = np.arange(total) if limit is None or limit >= total else np.linspace(0, total - 1, limit).astype(int)
-    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
+    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region, rows["id"][0])
     if region == "upper":
         fit = (state[pick] != ABSENT).sum(1) >= LEAST
         skipped = {**skipped, f"fewer than {LEAST} joints": int((~fit).sum())}
@@ -169,15 +166,15 @@ def load_people(split: str, folder: str | Path | None = None, size: int = STORED
 def crop_rows(rows: dict[str, Any], split: str, size: int, crop: int, region: str = "full",
               parts: bool = False) -> PoseDataset:
     """Crop the people in some rows of the files, at least one, with an `id` for each; the rest as for `load_people`."""
-    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region)
+    state = _states(rows["joints2d"].reshape(-1, 17, 2), rows["state"], rows["image"][0], region, rows["id"][0])
     joints = np.where((state != ABSENT)[..., None], rows["joints2d"].reshape(-1, 17, 2), 0).astype(np.float32)
     cropped = [crop_poses(_pixels(image, name), pose, known, size, crop)
                for image, name, pose, known in zip(rows["image"], rows["id"], joints, state, strict=True)]
     images, moved, to_source = (np.stack(column) for column in zip(*cropped, strict=True))
     labels = None
     if parts:
-        labels = np.stack([_crop_parts(drawn, matrix, size) for drawn, matrix in
-                           zip(rows["parts"], to_source, strict=True)])
+        labels = np.stack([_crop_parts(drawn, matrix, size, name) for drawn, matrix, name in
+                           zip(rows["parts"], to_source, rows["id"], strict=True)])
     return PoseDataset(
         "people", split, H36M17, images, moved, state, to_source, rows["id"],
         joints3d=rows["joints3d"].reshape(-1, 17, 3), camera=rows["camera"].reshape(-1, 3, 3), parts=labels,
@@ -205,7 +202,7 @@ def load_person_free(split: str, folder: str | Path | None = None, size: int = S
         for row, (image, parts) in enumerate(zip(rows["image"], rows["parts"], strict=True)):
             name = f"{path.stem}-{row:04d}-free"
             draw = np.random.default_rng(list(name.encode()))
-            free = None if "others" in rows["effects"][row] else _free_square(_labels(parts) > 0, draw)
+            free = None if "others" in rows["effects"][row] else _free_square(_labels(parts, name) > 0, draw)
             if free is not None:
                 found.append((image, free, name))
     if not found or (limit is not None and limit < 1):
@@ -250,9 +247,9 @@ def _read(paths: list[Path], damaged: str) -> tuple[dict[str, Any], dict[str, in
             else np.concatenate([s[name] for s in found]) for name in names}, skipped
 
 
-def _states(joints: np.ndarray, state: np.ndarray, image: bytes, region: str) -> np.ndarray:
+def _states(joints: np.ndarray, state: np.ndarray, image: bytes, region: str, name: str) -> np.ndarray:
     """(N, 17) the stored states, ABSENT where a joint is outside the picture or not in the region."""
-    side = _pixels(image).shape[0]
+    side = _pixels(image, name).shape[0]
     state = np.where(((joints >= -0.5) & (joints <= side - 0.5)).all(-1), state, ABSENT).astype(np.uint8)
     if region == "upper":
         state[:, LEGS] = ABSENT
@@ -260,22 +257,19 @@ def _states(joints: np.ndarray, state: np.ndarray, image: bytes, region: str) ->
 
 
 def _pixels(data: bytes, name: str = "a person") -> np.ndarray:
-    from PIL import Image
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise OSError(f"the picture of {name} cannot be read (the name is that of its file and row); restore or make "
-                      "the file again") from error
+    with reading(f"the picture of {name}", NAMED):
+        return decode(io.BytesIO(data))
 
 
-def _labels(data: bytes) -> np.ndarray:
-    from PIL import Image
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
+def _labels(data: bytes, name: str) -> np.ndarray:
+    with reading(f"the part labels of {name}", NAMED):
+        labels = decode(io.BytesIO(data), None)
+        if labels.dtype != np.uint8 or labels.ndim != 2 or labels.max() > len(BODY_PARTS):
+            raise ValueError("they are no picture of numbers of body parts")
+        return labels
 
 
-def _crop_parts(data: bytes, to_source: np.ndarray, size: int) -> np.ndarray:
+def _crop_parts(data: bytes, to_source: np.ndarray, size: int, name: str) -> np.ndarray:
     """(size, size) uint8 part labels of the crop whose pixels `to_source` (2, 3) maps to the picture's."""
     corners = geometry.transform(to_source, np.array([[-0.5, -0.5], [size - 0.5, size - 0.5]], np.float32)) + 0.5
-    return crop_image(_labels(data), corners.ravel(), size)
+    return crop_image(_labels(data, name), corners.ravel(), size)

@@ -15,6 +15,9 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST_TIMES, MOST_BYTES = 100, 1 << 28
+"""An archive may unpack to so many times its size, or so many bytes, whichever is more. MakeHuman's unpacks to a few
+times its size; a gzip of zeros to a thousand times."""
 MOTION_SETS = ("cmu_asf_amc", "cmu_expmap", "cmu_bvh", "humanoid3d")
 
 
@@ -36,12 +39,14 @@ def extract(archive: Path, folder: Path) -> Path:
     """Unpack a tar archive into `folder`, whole or not at all; does nothing if the folder is already there.
 
     Raises:
-        ValueError: if the archive is damaged, or a member would land outside `folder`, or is a link or a device.
+        ValueError: if the archive is damaged or unpacks to far more than its size, or a member would land outside
+        `folder`, or is a link or a device.
     """
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    room = max(MOST_BYTES, MOST_TIMES * archive.stat().st_size)
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -49,6 +54,10 @@ def extract(archive: Path, folder: Path) -> Path:
                 if not (member.isfile() or member.isdir()) or not target.is_relative_to(scratch.resolve()):
                     raise ValueError(f"{archive}: the member {member.name!r} is a link or leaves the folder; "
                                      "fetch the archive again from its source")
+                room -= member.size
+                if room < 0:
+                    raise ValueError(f"{archive} unpacks to more than {MOST_TIMES} times its size; fetch the archive "
+                                     "again from its source")
                 if member.isdir():
                     target.mkdir(parents=True, exist_ok=True)
                     continue
@@ -62,7 +71,7 @@ def extract(archive: Path, folder: Path) -> Path:
         except OSError:  # another process was first: its copy is as good
             if not folder.is_dir():
                 raise
-    except (EOFError, tarfile.ReadError, zlib.error) as error:
+    except (EOFError, tarfile.TarError, zlib.error, UnicodeError, OverflowError) as error:
         raise ValueError(f"{archive} is damaged ({error}); fetch it again from its source") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

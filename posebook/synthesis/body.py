@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from posebook.files import reading
+
+FETCH = "fetch it again from its source"
 MILLIMETRES = 100.0
 """MakeHuman's unit, the decimetre, in millimetres."""
 
@@ -47,8 +50,13 @@ def read_obj(path: Path) -> Mesh:
     """Read a Wavefront OBJ file; polygons become triangle fans, vertices stay in the file's units.
 
     Raises:
-        ValueError: if the file has no faces.
+        OSError: if the file is damaged, naming it; ValueError: if it has no faces.
     """
+    with reading(path, FETCH):
+        return _parse_obj(path)
+
+
+def _parse_obj(path: Path) -> Mesh:
     vertices, uv, faces, uv_faces, group, groups = [], [[0.0, 0.0]], [], [], [], [""]
     for line in path.read_text(encoding="utf-8").splitlines():
         word, _, rest = line.partition(" ")
@@ -69,7 +77,11 @@ def read_obj(path: Path) -> Mesh:
                 group.append(current if len(groups) > 1 else 0)
     if not faces:
         raise ValueError(f"{path} has no faces; fetch it again from its source")
-    return Mesh(np.array(vertices), np.array(uv), np.array(faces), np.array(uv_faces), np.array(group), tuple(groups))
+    mesh = Mesh(np.array(vertices), np.array(uv), np.array(faces), np.array(uv_faces), np.array(group), tuple(groups))
+    for used, points in ((mesh.faces, mesh.vertices), (mesh.uv_faces, mesh.uv)):
+        if used.min() < 0 or used.max() >= len(points) or not np.isfinite(points).all():
+            raise ValueError("a face names a point that is not there, or a point is no finite number")
+    return mesh
 
 
 @dataclass(frozen=True)
@@ -122,15 +134,20 @@ class BodyModel:
 
     def __init__(self, folder: Path) -> None:
         self.mesh = read_obj(folder / "base_mesh" / "base.obj")
-        rig = json.loads((folder / "rigs" / "rig.cmu_mb.json").read_text(encoding="utf-8"))
-        self.bones = _parents_first({name: bone["parent"] for name, bone in rig.items()})
-        self.parents = np.array([self.bones.index(rig[b]["parent"]) if rig[b]["parent"] else -1 for b in self.bones])
-        self._ends = {(b, end): rig[b][end] for b in self.bones for end in ("head", "tail")}
-        table = json.loads((folder / "rigs" / "weights.cmu_mb.json").read_text(encoding="utf-8"))["weights"]
+        path = folder / "rigs" / "rig.cmu_mb.json"
+        with reading(path, FETCH):
+            rig = json.loads(path.read_text(encoding="utf-8"))
+            self.bones = _parents_first({name: bone["parent"] for name, bone in rig.items()})
+            self.parents = np.array([self.bones.index(rig[b]["parent"]) if rig[b]["parent"] else -1
+                                     for b in self.bones])
+            self._ends = {(b, end): rig[b][end] for b in self.bones for end in ("head", "tail")}
+        path = folder / "rigs" / "weights.cmu_mb.json"
         weights = np.zeros((len(self.mesh.vertices), len(self.bones)), np.float32)
-        for b, name in enumerate(self.bones):
-            for vertex, value in table.get(name, []):
-                weights[int(vertex), b] += value
+        with reading(path, FETCH):
+            table = json.loads(path.read_text(encoding="utf-8"))["weights"]
+            for b, name in enumerate(self.bones):
+                for vertex, value in table.get(name, []):
+                    weights[int(vertex), b] += value
         weights[weights.sum(1) == 0, 0] = 1
         self.weights = weights / weights.sum(1, keepdims=True)
         self._target_files = {p.name.split(".")[0]: p
@@ -155,9 +172,14 @@ class BodyModel:
 
     def _target(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in self._targets:
-            text = gzip.decompress(self._target_files[name].read_bytes()).decode("utf-8")
-            rows = [line for line in text.splitlines() if line and not line.startswith("#")]
-            table = np.array(" ".join(rows).split(), np.float64).reshape(-1, 4)
+            path = self._target_files[name]
+            with reading(path, FETCH):
+                text = gzip.decompress(path.read_bytes()).decode("utf-8")
+                rows = [line for line in text.splitlines() if line and not line.startswith("#")]
+                table = np.array(" ".join(rows).split(), np.float64).reshape(-1, 4)
+                if not np.isfinite(table).all() or not ((table[:, 0] >= 0)
+                                                        & (table[:, 0] < len(self.mesh.vertices))).all():
+                    raise ValueError("it moves a vertex that is not there, or by no finite number")
             self._targets[name] = table[:, 0].astype(int), table[:, 1:]
         return self._targets[name]
 

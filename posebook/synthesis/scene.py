@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from posebook.datasets.base import decode
+from posebook.files import reading
 from posebook.synthesis.wardrobe import to_linear
 
 
@@ -183,13 +185,9 @@ def read_panorama(path: Path) -> Panorama:
     Raises:
         OSError: if the file is damaged, naming it.
     """
-    from PIL import Image
     from scipy import ndimage
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
-    except OSError as error:
-        raise OSError(f"the panorama {path} cannot be read ({error}); fetch it again or remove it") from error
+    with reading(path, "fetch it again or remove it", "as a panorama"):
+        pixels = decode(path).astype(np.float32) / 255
     # a blown-out sky is white around the speck: where the neighbourhood is bright, fill what is darker from around it
     reach = max(5, pixels.shape[0] // 14)
     filled = ndimage.grey_closing(pixels, (reach, reach, 1), mode="wrap")

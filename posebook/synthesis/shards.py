@@ -62,8 +62,6 @@ def synthesize(assets: str | Path, out: str | Path, counts: dict[str, int], seed
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, {"seed": int(seed), "shard": SHARD, **asdict(recipe),
                  "ingredients": fingerprint(open_studio(str(assets)).pools)})
-    for part in out.glob("*.part"):  # left by a run that was killed
-        part.unlink()
     files = {split: [out / f"{split}-{i:05d}.parquet" for i in range(-(-counts[split] // SHARD))]
              for split in SPLITS if split in counts}
     _refuse_strangers(out, files)
@@ -98,7 +96,7 @@ def _claim(out: Path, wanted: dict) -> None:
     if path.is_file():
         try:
             found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}); choose an empty folder") from error
         if found != wanted:
             other = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))

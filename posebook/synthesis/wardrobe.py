@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from posebook.synthesis.body import BodyModel, Mesh, Shape, read_obj
+from posebook.datasets.base import decode
+from posebook.files import reading
+from posebook.synthesis.body import FETCH, BodyModel, Mesh, Shape, read_obj
 
 TEXTURE_SIZE = 384
 """Side of the stored textures in pixels: at 128-pixel pictures nothing finer can be seen."""
@@ -65,8 +67,13 @@ def read_garment(path: Path) -> Garment:
     """Read an `mhclo` file with the mesh that it names.
 
     Raises:
-        ValueError: if the file has another number of vertices than its mesh.
+        OSError: if a file is damaged, naming it; ValueError: if it has another number of vertices than its mesh.
     """
+    with reading(path, FETCH):
+        return _parse_garment(path)
+
+
+def _parse_garment(path: Path) -> Garment:
     scales: dict[str, tuple[int, int, float]] = {}
     rows, hidden, words_of, section = [], [], {}, ""
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -108,10 +115,11 @@ def _texture(path: Path, material: str | None) -> Path | None:
     described = path.parent / material if material else None
     if described is None or not described.is_file():
         return None
-    for line in described.read_text(encoding="utf-8").splitlines():
-        words = line.split()
-        if words[:1] == ["diffuseTexture"]:
-            return next((p for p in (described.parent / words[1], path.parent / words[1]) if p.is_file()), None)
+    with reading(described, FETCH):
+        for line in described.read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words[:1] == ["diffuseTexture"]:
+                return next((p for p in (described.parent / words[1], path.parent / words[1]) if p.is_file()), None)
     return None
 
 
@@ -140,8 +148,9 @@ class Wardrobe:
         if garment.texture is None:
             return np.tile(np.array([0.75, 0.75, 0.75, 1], np.float32), (8, 8, 1))
         if garment.texture not in self._textures:
-            with Image.open(garment.texture) as picture:
-                small = picture.convert("RGBA").resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)
+            with reading(garment.texture, FETCH):
+                picture = Image.fromarray(decode(garment.texture, "RGBA"))
+                small = picture.resize((TEXTURE_SIZE, TEXTURE_SIZE), Image.Resampling.BOX)
             self._textures[garment.texture] = np.asarray(small, np.float32) / 255
         return self._textures[garment.texture]
 
