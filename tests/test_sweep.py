@@ -305,7 +305,7 @@ def records(folder):
         assert len(record["history"]) == 16
         for part in (record, *record["history"]):
             del part["seconds"]
-        del record["environment"]
+        del record["environment"], record["peak_memory_mb"]
     return found
 
 
