@@ -20,6 +20,11 @@ MAP_STRIDE = 4
 """Input pixels in a cell of a heat map, in a row: 16 x 16 cells at 64 px (Simple Baselines: 64 x 48 at 256 x 192)."""
 
 
+def _without_absent(joints: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """Joints (N, J, D) with absent ones at zero: whatever they hold, 0 times infinity is no number and would leak."""
+    return torch.where((state != ABSENT)[..., None], joints, 0)
+
+
 @dataclass(frozen=True)
 class Coordinates:
     """The regression target of paper A: joint coordinates over the side of the crop, (x, y) / size.
@@ -50,7 +55,7 @@ class Coordinates:
         """
         inside = ((joints > -0.5) & (joints < self.size - 0.5)).all(dim=-1)
         mask = (inside & (state != ABSENT)).float().repeat_interleave(2, dim=1)
-        return joints.flatten(1) / self.size, mask
+        return _without_absent(joints, state).flatten(1) / self.size, mask
 
     def loss(self, output: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean squared error over the numbers that count; zero if none does. Computed in float32."""
@@ -322,8 +327,8 @@ class PartWindows(_Windows):
         A part with an absent joint does not count.
         """
         weights = torch.from_numpy(self.skeleton.limb_weights).to(joints)
-        labelled = (state != ABSENT)
-        start, end = torch.einsum("elj,njd->enld", weights, torch.where(labelled[..., None], joints, 0))
+        labelled = state != ABSENT
+        start, end = torch.einsum("elj,njd->enld", weights, _without_absent(joints, state))
         needed = weights.sum(dim=0) > 0                                                     # (L, J)
         counts = (labelled[:, None, :] | ~needed).all(dim=-1)
         if self.without:
@@ -380,6 +385,7 @@ class HeatMaps(_Maps):
         absent or outside the picture do not count, as in `Coordinates`."""
         inside = ((joints > -0.5) & (joints < self.size - 0.5)).all(dim=-1) & (state != ABSENT)
         cells = torch.arange(self.side, device=joints.device)
+        joints = _without_absent(joints, state)
         bump = torch.exp(-(self.to_cells(joints)[..., None] - cells) ** 2 / (2 * self.sigma ** 2))   # (N, J, 2, side)
         target = bump[..., 1, :, None] * bump[..., 0, None, :]
         return target.float().flatten(1), inside.float().repeat_interleave(self.side ** 2, dim=1)

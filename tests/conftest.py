@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # no window, also where there is a screen
 
-# The same examples in every run, and no time limit for one example: a busy machine is not a wrong result.
-hypothesis.settings.register_profile("posebook", derandomize=True, deadline=None)
+# The same examples in every run, none remembered from earlier ones, and no time limit for one example: a busy machine
+# is not a wrong result.
+hypothesis.settings.register_profile("posebook", derandomize=True, deadline=None, max_examples=40, database=None)
 hypothesis.settings.load_profile("posebook")
