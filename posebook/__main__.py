@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)     # Ctrl-C during the imports, which take seconds: no traceback
 
 import numpy as np
 import torch
@@ -333,7 +337,8 @@ def _train(options: argparse.Namespace) -> None:
               "history": run.history, **_measures(network, codecs, config, train_set, validation, elsewhere),
               "environment": results.environment(), "peak_memory_mb": results.peak_memory_mb()}
     # The folder of the data belongs to this machine, not to the record.
-    (out / "data-folder.txt").write_text("" if options.data is None else str(options.data))
+    with whole_file(out / "data-folder.txt") as part:
+        part.write_text("" if options.data is None else str(options.data))
     results.write_record(out / "record.json", record)
     if record["scores"]:
         print(results.score_table(record["scores"]["all"], f"{options.dataset} validation"))
@@ -764,4 +769,8 @@ def _synthesize(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)     # nothing is left that could be stopped
+    sys.exit(code)

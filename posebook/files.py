@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,16 +20,65 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     A kill in the middle leaves what was at `path` before, and a file `*.part` that the next process to write into the
     folder removes. Folders are made as needed.
+
+    Raises:
+        OSError: on a full disk, naming `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _tidy(path.parent.absolute(), os.getpid())
-    part = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
+    part = _part(path)
     try:
-        yield part
-        os.replace(part, path)
+        with _room(path):
+            yield part
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """The same for a folder that does not exist yet: an empty folder to fill, which becomes `path` at the end.
+
+    Raises:
+        FileExistsError: if `path` exists, before or after: of two processes that make it, one wins.
+        OSError: on a full disk, naming `path`.
+    """
+    path = Path(path)
+    taken = f"{path} exists; remove it, or choose another folder"
+    if path.exists():
+        raise FileExistsError(taken)
+    part = _part(path)
+    shutil.rmtree(part, ignore_errors=True)             # of a process of the same number, long ago
+    part.mkdir()
+    try:
+        with _room(path):
+            yield part
+            try:
+                part.rename(path)
+            except OSError as error:
+                if path.exists():
+                    raise FileExistsError(taken) from error
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _part(path: Path) -> Path:
+    """A name beside `path` that is this process's own, in a folder that exists."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(path.parent.absolute(), os.getpid())
+    return path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.part")
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Says of what was written when the disk, or what the user may have of it, was full: the system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror}); make room, and run the same "
+                      "command again") from error
 
 
 @functools.cache                                        # once a process for each folder, which may hold many files
@@ -37,7 +88,10 @@ def _tidy(folder: Path, process: int) -> None:
         found = re.fullmatch(rf".+\.{re.escape(platform.node())}\.(\d+)\.part", part.name)
         if found and not _lives(int(found[1])):
             with suppress(OSError):                     # somebody else's, or gone already
-                part.unlink()
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
 
 
 def _lives(process: int) -> bool:

@@ -449,10 +449,10 @@ def save_network(path: str | Path, network: PoseNetwork, about: dict) -> None:
 
     Atomic: the file under its name is always whole. Unlike a pickle, it cannot run code when it is read.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
     with whole_file(path) as part:
-        save_file(tensors, part, {"config": json.dumps(asdict(network.config)), "about": json.dumps(about)})
+        part.write_bytes(save(tensors, {"config": json.dumps(asdict(network.config)), "about": json.dumps(about)}))
 
 
 def load_network(path: str | Path) -> tuple[PoseNetwork, dict]:

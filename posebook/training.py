@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -587,8 +588,10 @@ def _optimizer(network: PoseNetwork, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()                                            # PyTorch does not say that a disk is full
+    torch.save(state, buffer)
     with whole_file(path) as part:
-        torch.save(state, part)
+        part.write_bytes(buffer.getbuffer())
 
 
 def _read_checkpoint(path: Path, run: str) -> dict[str, Any] | None:

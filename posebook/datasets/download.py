@@ -9,8 +9,15 @@ import http.client
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:                                     # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from posebook.files import sha256
 
@@ -33,18 +40,39 @@ def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60
     part = path.with_name(path.name + ".part")
     reason = ""
     for _ in range(tries):
-        try:
-            _continue(url, part, timeout)
-        except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            reason = str(error)
-            continue
-        if sha256(part) == digest:
-            os.replace(part, path)
-            return
-        part.unlink()
-        reason = "the bytes received do not have the published SHA-256"
+        with _alone(part):
+            if path.is_file() and sha256(path) == digest:                # another process was quicker
+                part.unlink(missing_ok=True)
+                return
+            try:
+                _continue(url, part, timeout)
+            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+                reason = str(error)
+                if part.exists() and not part.stat().st_size:
+                    part.unlink()
+                continue
+            if sha256(part) == digest:
+                os.replace(part, path)
+                return
+            part.unlink()
+            reason = "the bytes received do not have the published SHA-256"
     raise OSError(f"{url} could not be fetched: {reason}. Try again later (what arrived is kept and continued), "
                   f"or put the file at {path} by hand")
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Waits until no other process writes to `part` (on systems with `flock`, which a process that dies gives up)."""
+    if not fcntl:
+        yield
+        return
+    while True:
+        with open(part, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                continue                                                 # it was renamed or removed meanwhile
+            yield
+            return
 
 
 def _continue(url: str, part: Path, timeout: float) -> None:

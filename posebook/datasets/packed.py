@@ -7,6 +7,7 @@ said in `posebook.datasets.streamed`.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from posebook.datasets.base import PoseDataset
-from posebook.files import reading
+from posebook.files import reading, whole_folder
 from posebook.skeleton import SKELETONS
 
 ARRAYS = ("joints", "state", "to_source", "ids", "joints3d", "camera")
@@ -61,20 +62,11 @@ def pack(parts: Iterable[PoseDataset], folder: str | Path, about: dict[str, Any]
         How many images there are.
 
     Raises:
-        FileExistsError: if `folder` exists; ValueError: if there is no part, or parts differ.
+        FileExistsError: if `folder` exists, or another process made it meanwhile; OSError: on a full disk;
+            ValueError: if there is no part, or parts differ.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; remove it, or choose another folder")
-    draft = folder.with_name(folder.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        count = _write(parts, draft, about or {})
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return count
+    with whole_folder(folder) as draft:
+        return _write(parts, draft, about or {})
 
 
 def _write(parts: Iterable[PoseDataset], folder: Path, about: dict[str, Any]) -> int:
@@ -100,8 +92,9 @@ def _write(parts: Iterable[PoseDataset], folder: Path, about: dict[str, Any]) ->
         raise ValueError("there is nothing to pack")
     _finish_images(folder, (count, *first[3]))
     for name, kept in {**columns, **{f"group-{name}": v for name, v in groups.items()}}.items():
-        np.save(folder / f"{name}.npy", np.concatenate(kept).astype(str) if kept[0].dtype == object
-                else np.concatenate(kept), allow_pickle=False)
+        array, buffer = np.concatenate(kept), io.BytesIO()     # NumPy does not say why it could not write to a file
+        np.save(buffer, array.astype(str) if array.dtype == object else array, allow_pickle=False)
+        (folder / f"{name}.npy").write_bytes(buffer.getbuffer())
     about = {**about, "name": first[0], "split": first[1], "skeleton": first[2], "groups": sorted(groups)}
     (folder / "about.json").write_text(json.dumps(about))
     return count
