@@ -129,7 +129,7 @@ def told(**options):
     try:
         fit(**options)
         said = "nothing"
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         said = f"{type(error).__name__}: {error}"
     everyone = [None] * parallel.world()
     torch.distributed.all_gather_object(everyone, said)
@@ -232,7 +232,7 @@ def test_what_goes_wrong_all_say_in_the_same_sentence(two, folder):
     for case, sentence in (("not finite", "FloatingPointError: the loss is nan at epoch 0, step 1; the batch is saved"),
                            ("small batch", "ValueError: a batch of 1 cannot be shared by 2 processes"),
                            ("others", "ValueError: process 1 has other settings, data or initial weights than process"),
-                           ("damaged", "ValueError: .* is no readable checkpoint")):
+                           ("damaged", "OSError: .* cannot be read as a checkpoint")):
         first, second = two[case]
         assert re.match(sentence, first) and first == second
     assert len(torch.load(folder / "nan" / "nonfinite-batch.pt", weights_only=True)["ids"]) == 6     # the whole batch

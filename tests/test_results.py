@@ -47,7 +47,7 @@ def test_an_unknown_record_names_those_there_are(tmp_path, monkeypatch):
     results.write_record(tmp_path / "alpha.json", {"x": 1})
     monkeypatch.setattr(results, "results_folder", lambda kind="results": tmp_path)
     assert results.read_record("alpha") == {"x": 1}
-    with pytest.raises(FileNotFoundError, match="no record gamma.json; there are: alpha, beta"):
+    with pytest.raises(FileNotFoundError, match="no record gamma.json; in .* there are: alpha, beta"):
         results.read_record("gamma")
 
 
