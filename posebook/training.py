@@ -158,8 +158,8 @@ def keep_memory() -> bool:
 
 def precision(device: torch.device, amp: bool = True) -> torch.dtype:
     """What a network computes in: with `amp` bfloat16 (float16 on GPUs older than Ampere, which have bfloat16 only in
-    emulation), else float32; and float32 on processors that cannot multiply bfloat16 numbers, as those of most laptops,
-    where emulation was 7 to 16 times slower."""
+    emulation), else float32; and float32 on processors that cannot multiply bfloat16 numbers, as those of many laptops:
+    on one of these, emulation was 7 to 16 times slower."""
     if not amp:
         return torch.float32
     if device.type == "cuda":

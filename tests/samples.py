@@ -1,11 +1,13 @@
 """Small stand-ins that several tests share: painted people, folders of data sets, tiny networks."""
 
 import io
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from posebook import geometry
+from posebook import geometry, training
 from posebook.datasets import PoseDataset
 from posebook.networks import Config, Head
 from posebook.skeleton import H36M17, LSP14, VISIBLE, Skeleton
@@ -118,3 +120,18 @@ def people_shard(path, count: int = 6, side: int = 96, seed: int = 0) -> np.ndar
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return joints
+
+
+@contextmanager
+def stopped_before(epoch: int, monkeypatch):
+    """Ctrl-C as soon as a training in the block begins this epoch; it is an error if none does."""
+    real = training._epoch
+
+    def interrupted(*arguments):
+        if arguments[4] == epoch:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training, "_epoch", interrupted)
+        yield

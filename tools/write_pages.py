@@ -169,6 +169,35 @@ def speed() -> str:
     return "\n\n".join(parts)
 
 
+def reliability() -> dict:
+    """What tools/soak.py and tools/fuzz.py have counted."""
+    return json.loads((ROOT / "benchmarks" / "reliability.json").read_text(encoding="utf-8"))
+
+
+def soaked() -> str:
+    """How often a training was killed, and where the kills fell."""
+    series, fell = reliability()["soak"], Counter()
+    for one in series:
+        for phase, count in one["fell"].items():
+            fell[phase.removesuffix(" before the first checkpoint")] += count
+    starts, kills, ended, unlike, left = (sum(one[key] for one in series) for key in (
+        "starts", "kills", "runs_finished", "differences", "kills_that_left_a_part"))
+    minutes = " and ".join(f"{one['minutes']:.0f}" for one in series)
+    seeds = " and ".join(str(one["seed"]) for one in series)
+    said = (f"{starts} starts and {kills} kills in {len(series)} series (seeds {seeds}; {minutes} minutes). {ended} "
+            f"runs were finished, and {unlike} of them differ from a run in one go. {left} kills left a half-written "
+            "file behind.")
+    return said + "\n\n" + plain_table(["kills fell in", "how often"], [[k, str(n)] for k, n in fell.most_common()])
+
+
+def fuzzed() -> str:
+    """What came of damaged files."""
+    found = reliability()["fuzz"]
+    total = found["total"]
+    return (f"{sum(total.values()):,} damaged files of {len(found['kinds'])} kinds: {total['refused']} were refused in "
+            f"a sentence that names the file, {total['answered']} read all the same, {total['failed']} failed (below).")
+
+
 def findings() -> str:
     return "\n".join(f"- {sentence}" for sentence in claims.read_highlights())
 
@@ -176,6 +205,7 @@ def findings() -> str:
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
                                        "behaviour": behaviour,
                                        "splits": splits, "joints": joints, "speed": speed,
+                                       "soaked": soaked, "fuzzed": fuzzed,
                                        "findings": findings, **gpu_needs.PARTS}
 
 
