@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from posebook.datasets import lspet
+from posebook.datasets import download, lspet
 from posebook.datasets.download import fetch, fetch_all
 from posebook.files import sha256
 
@@ -194,3 +194,28 @@ def test_lspet_asks_for_the_labels_and_10000_photographs(monkeypatch, tmp_path):
     lspet.download_lspet(tmp_path)
     assert set(asked) == {"joints.mat", *(f"images/im{n:05d}.jpg" for n in range(1, 10_001))}
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in asked.values())
+
+
+@pytest.mark.skipif(not download.fcntl, reason="without flock nobody waits")
+def test_what_another_process_removes_at_any_moment_is_begun_again(server, tmp_path, monkeypatch):
+    """Between opening the part and locking it, and between locking it and looking whether it is still there."""
+    part, flock, stat = tmp_path / "file.bin.part", download.fcntl.flock, Path.stat
+    removed = []
+
+    def removed_while_waiting(*arguments):
+        if not removed:
+            part.unlink()
+            removed.append("while it waited")
+        flock(*arguments)
+
+    def removed_while_looking(path, **options):
+        found = stat(path, **options)
+        if path == part and len(removed) == 1:
+            part.unlink()
+            removed.append("while it looked")
+        return found
+
+    monkeypatch.setattr(download.fcntl, "flock", removed_while_waiting)
+    monkeypatch.setattr(Path, "stat", removed_while_looking)
+    fetch(server.url + "file.bin", tmp_path / "file.bin", DIGEST)
+    assert len(removed) == 2 and sha256(tmp_path / "file.bin") == DIGEST and names(tmp_path) == ["file.bin"]

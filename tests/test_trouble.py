@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,8 @@ class Child:
                     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)       # else the process would die of it
                     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
                 code = (task[0](*task[1:]) or 0) if callable(task[0]) else command.main(list(task))
+        except BaseException:                           # nobody above would tell: the process ends here
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
 

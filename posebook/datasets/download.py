@@ -69,10 +69,14 @@ def _alone(part: Path) -> Iterator[None]:
     while True:
         with open(part, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not part.exists() or not os.path.samestat(os.fstat(file.fileno()), part.stat()):
-                continue                                                 # it was renamed or removed meanwhile
-            yield
-            return
+            # It may have been renamed or removed meanwhile, and that can happen at any moment: look once only.
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), part.stat())
+            except FileNotFoundError:
+                continue
+            if same:
+                yield
+                return
 
 
 def _continue(url: str, part: Path, timeout: float) -> None:
