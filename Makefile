@@ -50,14 +50,18 @@ check: $(STAMP) ## what needs no run: lint, types, notebooks clean, computed pag
 	$(PY) tools/write_pages.py --check
 	$(PY) tools/check_evidence.py
 
+# Two files of tests, or two chapters, at a time (WORKERS=4: four); what belongs together in a file stays together.
+WORKERS ?= 2
+AT_ONCE := --numprocesses $(WORKERS) --dist loadfile
+
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
 # The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
 # Lines and branches of the package count as covered by the unit tests alone, also in processes that these start.
 test: check ## make check, then the unit tests with their coverage, the built pages, every chapter in the smoke profile
-	$(PY) -m pytest tests --cov --cov-report=term:skip-covered
-	$(PY) -m pytest book --nbval-lax --nbval-current-env --nbval-cell-timeout 300
+	$(PY) -m pytest tests $(AT_ONCE) --cov --cov-report=term:skip-covered
+	$(PY) -m pytest book $(AT_ONCE) --nbval-lax --nbval-current-env --nbval-cell-timeout 300
 
 lab: $(STAMP) ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab

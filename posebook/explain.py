@@ -153,11 +153,12 @@ def average_patches(network: PoseNetwork, layer: str, data: PoseDataset,
 def _sum_patches(pixels: torch.Tensor, corner: torch.Tensor, side: int) -> torch.Tensor:
     """(C, 3, side, side) float64: sum over images (N, 3, H, W) of the patch at each map's corner (N, C, 2).
 
-    A few maps at a time: patches of all maps at once would not fit into a processor's cache."""
+    One map at a time: patches of all maps at once would not fit into a processor's cache. Summed as a product of
+    matrices, many times as fast as a sum of integers, and exact for the bytes of up to 65,000 images."""
     corner = corner.clamp(max=pixels.shape[-1] - side)
     windows = pixels.unfold(2, side, 1).unfold(3, side, 1)             # a view: (N, 3, places, places, side, side)
-    n = torch.arange(len(pixels))
-    return torch.stack([windows[n, :, y, x].sum(dim=0, dtype=torch.int64).double()
+    n, ones = torch.arange(len(pixels)), torch.ones(len(pixels))
+    return torch.stack([(ones @ windows[n, :, y, x].flatten(1).float()).view(3, side, side).double()
                         for y, x in corner.permute(1, 2, 0)])
 
 
