@@ -50,7 +50,7 @@ TRAIN = ("train", "--epochs", str(EPOCHS), "--batch", "8", "--warmup", "1", "--c
 
 def small_people(folder: Path) -> Path:
     """A few of the book's people, in files like its own."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", IMAGES), ("validation", 8)):
         table = pq.read_table(find_shards(split)[0], use_threads=False)
         pq.write_table(table.slice(0, count), folder / f"{split}-00000.parquet")
@@ -135,7 +135,7 @@ def kill_in_phase(child: int, notes: Notes, phase: int, times: int, after: float
 
 def without_times(record: dict) -> dict:
     """A record without what differs between two runs of the same thing."""
-    record = {key: value for key, value in record.items() if key not in ("seconds", "environment")}
+    record = {key: value for key, value in record.items() if key not in ("seconds", "environment", "peak_memory_mb")}
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in record["history"]]
     return {**record, "history": rows}
 
@@ -171,6 +171,9 @@ def _weights_that_differ(run: Path, whole: Path) -> list[str]:
 def soak(starts: int, seed: int, folder: Path, minutes: float = float("inf"), report=print) -> dict:
     """Start and kill, so often or for so many minutes; returns what was counted.
 
+    Args:
+        folder: for all files; a run in one go that is there already, in `whole/run`, is compared with.
+
     Raises:
         AssertionError: if anything is not as it should be.
     """
@@ -178,8 +181,9 @@ def soak(starts: int, seed: int, folder: Path, minutes: float = float("inf"), re
     people, whole, run, log = small_people(folder / "people"), folder / "whole" / "run", folder / "run", folder / "log"
     arguments = [*TRAIN, "--data", str(people)]
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "posebook", *arguments, "--out", str(whole)], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not whole.exists():
+        subprocess.run([sys.executable, "-m", "posebook", *arguments, "--out", str(whole)], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     draw, notes = random.Random(seed), Notes()
     lengths: list[float] = []
     fell, aimed_at, left, untouched, finished, saved, killed = Counter(), Counter(), 0, 0, 0, 0, 0
