@@ -32,7 +32,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-BENCHMARKS = ("throughput", "loader", "detection", "pictorial", "geometry", "patches", "step", "live", "pages")
+BENCHMARKS = ("throughput", "loader", "detection", "pictorial", "geometry", "patches", "step", "gaps", "live", "pages")
 TABLE, README = ROOT / "benchmarks" / "table.json", ROOT / "benchmarks" / "README.md"
 PROCESSES, WORSE = 5, 1.2
 BEGIN, END = "<!-- table -->", "<!-- end of table -->"

@@ -169,6 +169,27 @@ def speed() -> str:
     return "\n\n".join(parts)
 
 
+def gaps() -> str:
+    """What lies behind the largest gaps, by benchmarks/gaps.py."""
+    table = json.loads((ROOT / "benchmarks" / "table.json").read_text(encoding="utf-8"))["gaps"]
+    rows = [[title, f"{row['value']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}"]
+            for title, row in table["rows"].items()]
+    return (f"Measured on {table['machine']}, at a load of up to {table['load']:.0f}.\n\n"
+            + results.table(["", "figure", "spread of five processes"], rows))
+
+
+def shared() -> str:
+    """What it brings to share a training, and what streaming costs, by benchmarks/parallel.py."""
+    found = json.loads((ROOT / "benchmarks" / "parallel.json").read_text(encoding="utf-8"))
+    rows = [[way, f"{found['images_a_second'][way]['median']:.0f}", f"{times['median']:.2f}",
+             f"{times['lowest']:.2f} to {times['highest']:.2f}"]
+            for way, times in found["of_one_process_with_one_thread"].items()]
+    return (f"Measured on {found['environment']['hardware']}, {found['processors']} processors, at a load of "
+            f"{found['load']['lowest']:.0f} to {found['load']['highest']:.0f}, {found['turns']} turns of "
+            f"{found['images']} images each.\n\n"
+            + results.table(["", "images a second", "of one process, one thread", "spread of the turns"], rows))
+
+
 def reliability() -> dict:
     """What tools/soak.py and tools/fuzz.py have counted."""
     return json.loads((ROOT / "benchmarks" / "reliability.json").read_text(encoding="utf-8"))
@@ -204,7 +225,7 @@ def findings() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
                                        "behaviour": behaviour,
-                                       "splits": splits, "joints": joints, "speed": speed,
+                                       "splits": splits, "joints": joints, "speed": speed, "gaps": gaps, "shared": shared,
                                        "soaked": soaked, "fuzzed": fuzzed,
                                        "findings": findings, **gpu_needs.PARTS}
 
