@@ -224,8 +224,8 @@ def findings() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {"overview": overview, "claims": entries, "runs": runs, "fields": fields,
-                                       "behaviour": behaviour,
-                                       "splits": splits, "joints": joints, "speed": speed, "gaps": gaps, "shared": shared,
+                                       "behaviour": behaviour, "splits": splits, "joints": joints,
+                                       "speed": speed, "gaps": gaps, "shared": shared,
                                        "soaked": soaked, "fuzzed": fuzzed,
                                        "findings": findings, **gpu_needs.PARTS}
 
