@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from posebook.datasets.base import read_image
+from posebook.datasets.human36m import read_poses
 from posebook.datasets.packed import open_packed
 from posebook.networks import load_network, save_network
 from posebook.results import read_record
@@ -178,3 +179,39 @@ def test_a_record_of_nested_brackets_is_refused(tmp_path):
     (tmp_path / "r.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="r.json is not a whole JSON file"):
         read_record(tmp_path / "r.json")
+
+
+def test_no_bit_of_a_cdf_file_keeps_its_reader_busy(tmp_path):
+    """Without the check of what the file claims, one bit in a hundred did so."""
+    pytest.importorskip("av"), pytest.importorskip("cdflib"), pytest.importorskip("h5py")
+    kind = next(kind for kind in fuzz.KINDS if "CDF" in kind.name)
+    fuzz.prepare(kind, tmp_path / "files")
+    path = tmp_path / "files" / kind.damaged
+    whole, came = path.read_bytes(), set()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << 5]) + whole[place + 1:])
+        came.add(fuzz.judge(kind.read, tmp_path / "files"))
+    assert came == {"answered", "refused"}
+
+
+@pytest.mark.parametrize("compression", [0, 6])
+def test_a_cdf_file_that_claims_more_than_it_holds_is_refused(compression, tmp_path):
+    pytest.importorskip("cdflib")
+    release = pytest.importorskip("test_human36m")
+    path = tmp_path / "a.cdf"
+    release.write_cdf(path, np.ones((9, 32, 2), np.float32), compression)
+    assert read_poses(path, 2).shape == (9, 17, 2)
+    whole = path.read_bytes()
+
+    def number(place):
+        return int.from_bytes(whole[place:place + 8], "big")
+
+    variable = number(number(20) + 20)
+    index = number(variable + 28)
+    for place, claim, sentence in ((variable + 24, struct.pack(">i", 1 << 28), "values are claimed in .* bytes"),
+                                   (variable + 340, struct.pack(">i", 1 << 29), f"byte {variable} is damaged"),
+                                   (index + 24, struct.pack(">i", 1 << 29), f"byte {index} is damaged"),
+                                   (index + 12, struct.pack(">q", index), "its index leads back to itself")):
+        path.write_bytes(whole[:place] + claim + whole[place + len(claim):])
+        with pytest.raises(OSError, match=f"a.cdf cannot be read as a CDF file .*{sentence}.*unpack its archive again"):
+            read_poses(path, 2)

@@ -17,6 +17,7 @@ The data tell nothing about occlusion: every joint inside the picture is VISIBLE
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -356,6 +357,7 @@ def read_poses(path: Path, dimensions: int) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; unpack the archive of {path.parent.name} again")
     try:
+        _check_claims(path)
         raw = np.asarray(cdflib.CDF(path).varget("Pose"), np.float64)
     except Exception as error:  # cdflib raises many kinds for a damaged file; all mean the same to the reader
         raise OSError(f"{path} cannot be read as a CDF file with a variable Pose ({error}); unpack its archive "
@@ -368,6 +370,50 @@ def read_poses(path: Path, dimensions: int) -> np.ndarray:
         raise ValueError(f"{path}: the pose of frame {broken[0]} and {len(broken) - 1} others are not finite numbers; "
                          "unpack its archive again, or name the clip in leave_out")
     return poses
+
+
+def _check_claims(path: Path) -> None:
+    """Raise ValueError if a CDF file of version 3 claims more than it holds: more entries of a record than fit into it,
+    more values than bytes (of packed ones 1,032 times as many, which is all that gzip can do), an index that leads back
+    to itself. cdflib believes such numbers, and loops for minutes, or takes all memory.
+
+    Places of the numbers, all big-endian: CDF Internal Format Description. Files that are packed as a whole, and older
+    ones, are left to cdflib.
+    """
+    content = path.read_bytes()
+    if content[:8].hex() != "cdf300010000ffff":
+        return
+
+    def number(place: int, width: int = 4) -> int:
+        return int.from_bytes(content[place:place + width], "big", signed=True)
+
+    def check(record: int, kinds: Collection[int], needs: int) -> None:
+        if record < 8 or number(record + 8) not in kinds or not needs <= number(record, 8) <= len(content) - record:
+            raise ValueError(f"the record at byte {record} is damaged")
+
+    top, seen = number(20, 8), set()
+    check(top, [2], 84 + 4 * max(number(top + 56), 0))
+    for variable, count in (number(top + 20, 8), number(top + 60)), (number(top + 12, 8), number(top + 44)):
+        for _ in range(min(count, len(content))):
+            own = number(variable + 8) == 8              # its own dimensions, or those of all of its kind
+            dimensions = number(variable + 340 if own else top + 56)
+            sizes, vary = (variable + 344, variable + 344 + 4 * dimensions) if own else (top + 84, variable + 340)
+            check(variable, (3, 8), max(vary + 4 * dimensions - variable, 340))
+            values = (number(variable + 24) + 1) * number(variable + 64) * math.prod(
+                number(sizes + 4 * k) for k in range(dimensions) if number(vary + 4 * k))
+            if values > len(content) * (1032 if number(variable + 44) & 4 else 1):
+                raise ValueError(f"{values:,} values are claimed in {len(content):,} bytes")
+            left = [number(variable + 28, 8)] if number(variable + 24) >= 0 else []
+            while left:
+                index = left.pop()
+                entries, used = number(index + 20), number(index + 24)
+                check(index, [6], 28 + 16 * max(entries, used))
+                if index in seen:
+                    raise ValueError("its index leads back to itself")
+                seen.add(index)
+                places = [number(index + 28 + 8 * entries + 8 * k, 8) for k in range(used)]
+                left += [place for place in (*places, number(index + 12, 8)) if place and number(place + 8) == 6]
+            variable = number(variable + 12, 8)
 
 
 def read_boxes(path: Path, frames: np.ndarray, total: int) -> np.ndarray:
