@@ -1,6 +1,7 @@
 """The embedded `people` data set, and the generator that made it.
 
-Tests that need the ingredients run where POSEBOOK_ASSETS names their folder.
+The generator's ingredients are painted for the tests (`ingredients.py`): a figure of boxes in wider boxes. Where
+POSEBOOK_ASSETS names the folder of the real ones, the tests that hold for any body run with these instead.
 """
 
 import io
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import ingredients
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,7 +45,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 PEOPLE = Path(__file__).parents[1] / "data" / "people"
 LEAST = {"train": 8000, "validation": 1000, "test": 1000}
 ASSETS = os.environ.get("POSEBOOK_ASSETS")
-needs_assets = pytest.mark.skipif(not ASSETS, reason="POSEBOOK_ASSETS does not name the folder of ingredients")
+needs_assets = pytest.mark.skipif(not ASSETS, reason="POSEBOOK_ASSETS does not name the folder of real ingredients")
 
 
 # ---------------------------------------------------------------- the committed files
@@ -881,21 +883,34 @@ def test_a_killed_worker_is_told_in_one_sentence(tmp_path):
 # ---------------------------------------------------------------- the generator, with ingredients
 
 @pytest.fixture(scope="module")
-def studio():
-    return pools.open_studio(ASSETS)
+def painted(tmp_path_factory):
+    """The folder of painted ingredients."""
+    return ingredients.paint(tmp_path_factory.mktemp("painted"))
 
 
-@needs_assets
-def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
-    counts = {"train": 42, "test": 1}
+@pytest.fixture(scope="module")
+def folder(painted):
+    """The real ingredients where POSEBOOK_ASSETS names them, else the painted ones."""
+    pytest.importorskip("embreex")
+    pytest.importorskip("trimesh")
+    return ASSETS or str(painted)
+
+
+@pytest.fixture(scope="module")
+def studio(folder):
+    return pools.open_studio(folder)
+
+
+def test_same_seed_same_bytes_with_any_number_of_workers(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "JOB", record.PER_SUBJECT)
+    counts, recipe = {"train": 10, "test": 1}, Recipe(size=64)
     for name, workers in (("a", 1), ("b", 2)):
-        synthesize(ASSETS, tmp_path / name, counts, seed=5, workers=workers)
+        synthesize(folder, tmp_path / name, counts, seed=5, recipe=recipe, workers=workers)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    synthesize(ASSETS, tmp_path / "c", {"test": 1}, seed=6)
+    synthesize(folder, tmp_path / "c", {"test": 1}, seed=6, recipe=recipe)
     assert content(tmp_path / "c")["test-00000.parquet"] != content(tmp_path / "a")["test-00000.parquet"]
 
 
-@needs_assets
 def test_a_difficulty_switched_off_changes_no_other_thing(studio):
     plain = Recipe(tumbling=0, things=0, others=0, cut=0, blur=0, lens=False)
     hard = Recipe(tumbling=0, things=1, others=0, cut=0, blur=1)
@@ -905,7 +920,6 @@ def test_a_difficulty_switched_off_changes_no_other_thing(studio):
     assert a["effects"] == "" and set(b["effects"].split()) <= {"things", "blur"} and a["image"] != b["image"]
 
 
-@needs_assets
 def test_a_stored_row_can_be_drawn_again_and_from_elsewhere(studio):
     from PIL import Image
     row = render_record(studio, "train", 11, 0, Recipe(tumbling=1, things=0, others=0, cut=0, blur=0, lens=False))
@@ -927,7 +941,6 @@ def test_a_stored_row_can_be_drawn_again_and_from_elsewhere(studio):
         render_anew(studio, row, background="the moon")
 
 
-@needs_assets
 def test_bodies_are_symmetric_and_stand_on_the_ground(studio):
     look = wardrobe.random_look(np.random.default_rng(0), studio.wardrobe)
     person = wardrobe.dress(studio.model, studio.wardrobe, look, H36M17.joints)
@@ -951,7 +964,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(studio):
     assert resident() - before < 80e6  # a leaked mesh of 3 MB a picture would be 240e6
 
 
-@needs_assets
 def test_what_a_difficulty_changes_follows_from_it_alone(studio):
     plain = Recipe(tumbling=0, things=0, others=0, cut=0, blur=0, lens=False)
     a = render_record(studio, "train", 9, 0, plain)
@@ -964,7 +976,6 @@ def test_what_a_difficulty_changes_follows_from_it_alone(studio):
             np.testing.assert_array_equal(a[name], b[name], err_msg=f"{change} {name}")
 
 
-@needs_assets
 def test_bystanders_are_in_the_picture_and_keep_their_distance(studio):
     recipe = Recipe(tumbling=0, things=0, others=1, cut=0, blur=0, lens=False)
     found = 0
