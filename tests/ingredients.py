@@ -76,7 +76,7 @@ class Figure:
         for name, at in JOINTS.items():
             self._cube(name, at, 0.05)
         for side, sign in (("l", 1), ("r", -1)):
-            self._cube(f"helper-{side}-eye", np.array([0.3 * sign, 7.4, 0.85]), 0.1)
+            self.carried["Head"] += self._cube(f"helper-{side}-eye", np.array([0.3 * sign, 7.4, 0.85]), 0.1)
 
     def _points(self, points: np.ndarray) -> list[int]:
         start = len(self.vertices)
@@ -105,10 +105,11 @@ class Figure:
             self.faces += [("body", [ring[i], ring[(i + 1) % 4], peak]) for i in range(4)]
         self.carried["Head"] += [*base, crown, nose]
 
-    def _cube(self, group: str, centre: np.ndarray, half: float) -> None:
+    def _cube(self, group: str, centre: np.ndarray, half: float) -> list[int]:
         ring = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        corners = [np.c_[ring, np.full(4, z)] * half + centre for z in (-1, 1)]
-        self.faces += [(group, quad) for quad in tube([self._points(c) for c in corners])]
+        ends = [self._points(np.c_[ring, np.full(4, z)] * half + centre) for z in (-1, 1)]
+        self.faces += [(group, quad) for quad in tube(ends)]
+        return ends[0] + ends[1]
 
     def where(self, index: int) -> np.ndarray:
         return self.vertices[index]

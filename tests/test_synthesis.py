@@ -5,7 +5,9 @@ POSEBOOK_ASSETS names the folder of the real ones, the tests that hold for any b
 """
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -152,7 +154,7 @@ def parts_at(name):
 
 def near(labels, pixels, reach=2):
     """Labels (K, 25) around points (K, 2) of as many label images."""
-    x, y = np.clip(np.round(pixels).astype(int), reach, 127 - reach).T
+    x, y = np.clip(np.round(pixels).astype(int), reach, labels.shape[-1] - 1 - reach).T
     rows = np.arange(len(x))
     return np.stack([labels[rows, y + dy, x + dx] for dy in range(-reach, reach + 1)
                      for dx in range(-reach, reach + 1)], 1)
@@ -991,3 +993,431 @@ def test_bystanders_are_in_the_picture_and_keep_their_distance(studio):
             seen = geometry.project(camera.to_camera(stage.vertices), camera.intrinsics)
             assert record.inside(seen, 128).mean() >= record.SEEN and (stage.part == 0).all()
     assert found >= 12
+
+
+def _plain(**changes):
+    """A recipe without difficulties, for small pictures."""
+    return Recipe(**{"tumbling": 0, "things": 0, "others": 0, "cut": 0, "blur": 0, "lens": False, "size": 64,
+                     **changes})
+
+
+def test_a_picture_agrees_with_what_is_known_about_it(studio):
+    """Camera, joints, box, labels and states of one picture describe the same person."""
+    from PIL import Image
+    rows = [render_record(studio, "train", index, 1, _plain()) for index in range(16)]
+    assert pa.Table.from_pylist(rows, schema=record.schema()).num_rows == 16
+    on_own, lengths = [], []
+    for row in rows:
+        joints, pixels = row["joints3d"].reshape(17, 3), row["joints2d"].reshape(17, 2)
+        camera = record.stored_camera(row)
+        np.testing.assert_allclose(geometry.project(joints, camera.intrinsics), pixels, atol=0.01)
+        parts = np.asarray(Image.open(io.BytesIO(row["parts"])))
+        y, x = np.nonzero(parts)
+        drawn = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        assert abs(drawn - row["box"]).max() < 1.5  # nothing else stands in this picture
+        assert record.inside(pixels, 64).all()
+        for name in (j for j in H36M17.joints if j.split("_", 1)[-1] in ENDS or j in ENDS):
+            j = H36M17.index(name)
+            if row["state"][j] == VISIBLE:
+                on_own.append(np.isin(near(parts[None], pixels[None, j]), parts_at(name)).any())
+        assert row["effects"] == "" and row["subject"] == f"train-1-{rows.index(row) // 8:05d}"
+        lengths.append(np.linalg.norm(joints[H36M17.index("left_knee")] - joints[H36M17.index("left_hip")]))
+    assert len(on_own) > 80 and np.mean(on_own) > 0.97
+    assert np.ptp(lengths[:8]) < 1 and np.ptp(lengths[8:]) < 1  # one subject, one leg
+
+
+def test_a_picture_is_cut_off_only_where_enough_of_the_person_stays(studio):
+    shown = []
+    for index in range(12):
+        row = render_record(studio, "test", index, 0, _plain(cut=1, size=32))
+        inside = record.inside(row["joints2d"].reshape(17, 2), 32).sum()
+        assert (8 <= inside <= 15) == ("cut" in row["effects"])
+        shown.append(inside)
+    assert min(shown) <= 15
+    camera, one_spot = _camera(), np.tile([0, 900.0, 0], (17, 1))
+    assert record._cut(np.random.default_rng(0), camera, one_spot, 1000) is camera  # all joints or none
+
+
+def test_obstacles_that_hide_too_much_are_left_out(studio):
+    joints = np.tile([0, 900.0, 0], (17, 1))
+    joints[0, 1] = 1700
+    camera = _camera()
+    spot = geometry.project(camera.to_camera(joints[1]), camera.intrinsics)
+    close = camera.crop(spot - 30, 60, 64)  # sees 16 joints in one place, of which all or none are hidden
+    panorama = studio.panorama(studio.pools["train"].panoramas[0])
+    assert all(record._thing(np.random.default_rng(seed), close, joints, 64, panorama) is None for seed in range(5))
+    away = replace(camera, rotation=_turn("y", 180) @ camera.rotation)
+    assert record._bystander(studio, "train", 0, 0, np.random.default_rng(0), away, joints, 1000) is None
+
+
+def test_the_exposure_follows_the_light(studio):
+    for path in studio.pools["train"].panoramas:
+        panorama = studio.panorama(path)
+        brighter = scene.Panorama("brighter", panorama.radiance * 40)
+        a, b = (record._weather(np.random.default_rng(3), one) for one in (panorama, brighter))
+        assert a.yaw == b.yaw and a.exposure > 10 * b.exposure > 0
+        assert studio.panorama(path) is panorama  # read once
+
+
+def _long_clip(name, action, frames):
+    still = np.tile(np.eye(3), (frames, 1, 1))
+    return motion.Clip(name, action, 30.0, np.zeros((frames, 3)), {"root": still}, {}, 800.0)
+
+
+def test_a_plan_spreads_a_subject_s_pictures_over_time():
+    pool = pools.Pools((_long_clip("a", "walking", 400), _long_clip("b", "climbing", 400)), (Path("a"), Path("b")))
+    for seed in range(20):
+        shots = record.plan(pool, np.random.default_rng(seed), 8)
+        for clip in (0, 1):
+            frames = np.sort([shot.frame for shot in shots if shot.clip == clip])
+            assert (np.diff(frames) >= 15).all()
+        assert all(0 <= shot.frame < 400 and shot.background in (0, 1) for shot in shots)
+    many = record.plan(pool, np.random.default_rng(0), 600)  # more than the clips have room for
+    walking = np.mean([shot.clip == 0 for shot in many])
+    assert abs(walking - 1.2 / (1.2 + 0.8)) < 0.06
+
+
+def test_random_people_are_dressed_as_people_are(studio):
+    looks = [wardrobe.random_look(np.random.default_rng(seed), studio.wardrobe) for seed in range(400)]
+    assert looks[7] == wardrobe.random_look(np.random.default_rng(7), studio.wardrobe)
+    men = [look for look in looks if look.shape.male > 0.5]
+    women = [look for look in looks if look.shape.male < 0.5]
+    assert 150 < len(men) < 250
+    for look in looks:
+        assert not (look.hat and look.hair) and look.shoes.startswith("shoes")
+        assert look.hair is None or look.hair in studio.wardrobe.hair
+        assert abs(sum(look.shape.ancestry) - 1) < 1e-9
+        colours = [look.skin, look.hair_colour, look.eye_colour, look.top_colour, look.bottom_colour, look.shoe_colour]
+        assert all(0 <= c <= 1 for colour in colours if colour for c in colour)
+    assert all(look.hair or look.hat for look in women) and any(not (look.hair or look.hat) for look in men)
+    assert np.mean([look.hair.startswith("short") for look in men if look.hair]) > 0.85
+    assert any(not look.hair.startswith("short") for look in women if look.hair)
+    for people, other in ((women, "male"), (men, "female")):
+        strange = [look.outfit.startswith(other) for look in people]
+        assert 0 < np.mean(strange) < 0.4
+        assert all("elegant" not in look.outfit for look, odd in zip(people, strange, strict=True) if odd)
+    assert 0.75 < np.mean([look.top_colour is not None for look in looks]) < 0.95
+
+
+# ---------------------------------------------------------------- the generator, on the figure of boxes
+
+BOXES = ingredients.Figure()
+JUST_PAINTED = body.Shape(male=0.0, ancestry=(1.0, 0.0, 0.0))
+"""No painted target changes this one: the body is the figure as it was painted."""
+
+
+@pytest.fixture(scope="module")
+def boxes(painted):
+    """The studio of painted ingredients, also where there are real ones."""
+    pytest.importorskip("embreex")
+    pytest.importorskip("trimesh")
+    return pools.open_studio(str(painted))
+
+
+def _look(**changes):
+    return replace(LOOK, **{"shape": JUST_PAINTED, "outfit": "female_casualsuit01", "shoes": "shoes01", "hat": None,
+                            **changes})
+
+
+def _dressed(boxes, **changes):
+    return wardrobe.dress(boxes.model, boxes.wardrobe, _look(**changes), H36M17.joints)
+
+
+def _upright(boxes, person):
+    """The person as painted, on the ground: vertices and joints in the world."""
+    lift = np.array([0, -person.rest[:, 1].min(), 0])
+    return record.embody(boxes, person, body.Pose(np.zeros((31, 3), np.int16), person.heads[0] + lift))
+
+
+def _view(size, behind=False):
+    """A camera 4 m before the figure, or behind it, at the height of its hips."""
+    side = -1 if behind else 1
+    return scene.Camera(np.array([[2 * size, 0, size / 2 - 0.5], [0, 2 * size, size / 2 - 0.5], [0, 0, 1]]),
+                        np.diag([side, -1, -side]).astype(float), np.array([0, 850.0, 4000 * side]))
+
+
+def test_the_bones_of_the_painted_body_end_where_they_were_painted(boxes):
+    model = boxes.model
+    assert len(model.bones) == 31 and model.bones[0] == "Hips" and (model.parents < np.arange(31)).all()
+    assert set(model.bones) == set(motion.BONE_OF)
+    vertices = model.morph(JUST_PAINTED)
+    np.testing.assert_allclose(vertices, 100 * np.array(BOXES.vertices), atol=1e-3)
+    heads, tails = model.bone_ends(vertices)
+    at = {name: 100 * point for name, point in ingredients.JOINTS.items()}
+    for bone, start, end in (("Hips", "joint-pelvis", "joint-spine-4"), ("RightLeg", "joint-r-knee", "joint-r-ankle"),
+                             ("LeftForeArm", "joint-l-elbow", "joint-l-hand")):
+        b = model.bones.index(bone)
+        np.testing.assert_allclose([heads[b], tails[b]], [at[start], at[end]], atol=1e-2)
+    neck = model.bones.index("Neck")  # its end has no cube: the mean of some vertices
+    np.testing.assert_allclose(tails[neck], [0, 570, 0], atol=1e-2)
+    points, carried = model.rest_joints(vertices, H36M17.joints)
+    wanted = {"pelvis": (at["joint-l-upper-leg"] + at["joint-r-upper-leg"]) / 2, "left_knee": at["joint-l-knee"],
+              "right_wrist": at["joint-r-hand"], "head_top": 100 * ingredients.CROWN, "nose": 100 * ingredients.NOSE}
+    for name, point in wanted.items():
+        np.testing.assert_allclose(points[H36M17.index(name)], point, atol=1e-2, err_msg=name)
+    assert model.bones[carried[H36M17.index("nose")]] == "Head"
+    assert model.bones[carried[H36M17.index("pelvis")]] == "Hips"
+
+
+def test_every_vertex_is_carried_by_its_bone_in_full(boxes):
+    weights = boxes.model.weights
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
+    for bone, own in BOXES.carried.items():  # the files say 0.5
+        assert (weights[own, boxes.model.bones.index(bone)] == 1).all(), bone
+
+
+def test_targets_are_mixed_by_shares(boxes):
+    painted = 100 * np.array(BOXES.vertices)
+    for height, factor in ((0.5, 1), (0.75, 1.05), (1, 1.1), (0, 0.9)):
+        grown = boxes.model.morph(replace(JUST_PAINTED, height=height))
+        np.testing.assert_allclose(grown, painted * (1, factor, 1), atol=0.02)
+    wide = boxes.model.morph(replace(JUST_PAINTED, weight=0.75))
+    np.testing.assert_allclose(wide, painted * (1.125, 1, 1.125), atol=0.02)
+    half_man = boxes.model.morph(body.Shape(male=0.5, ancestry=(0.0, 0.0, 1.0)))
+    np.testing.assert_allclose(half_man, painted * (1.05, 1, 1), atol=0.02)
+
+
+def test_a_mesh_of_polygons_becomes_triangles(tmp_path):
+    corners = "\n".join(f"v {x} {y} 0" for x, y in ((0, 0), (2, 0), (3, 1), (1, 2), (0, 1)))
+    (tmp_path / "five.obj").write_text(f"# a pentagon, no texture\n{corners}\nf 1 2 3 4 5\nf 1//1 2//1 3//1\n")
+    mesh = body.read_obj(tmp_path / "five.obj")
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 1, 2]]
+    assert (mesh.uv_faces == 0).all() and mesh.groups == ("",) and (mesh.group == 0).all()
+    (tmp_path / "none.obj").write_text(corners)
+    with pytest.raises(ValueError, match="none.obj has no faces; fetch it again"):
+        body.read_obj(tmp_path / "none.obj")
+
+
+SUIT = "clothes/female_casualsuit01/female_casualsuit01"
+DAMAGE = {
+    "base_mesh/base.obj": ("v 0 0 0\nf 1 2 9", "a face names a point that is not there"),
+    "rigs/rig.cmu_mb.json": ('{"a": {"parent": "b"}, "b": {"parent": "a"}}', "do not form a tree"),
+    "rigs/weights.cmu_mb.json": ('{"weights": {"Hips": [[99999, 1.0]]}}', "IndexError"),
+    "targets/macrodetails/caucasian-male-young.target.gz": (b"no gzip", "BadGzipFile"),
+    f"{SUIT}.mhclo": ("obj_file female_casualsuit01.obj\nverts 0\n3\n", "fits 1 vertices, but its mesh has"),
+    f"{SUIT}.obj": ("v 0 0 nan\nf 1 1 1", "no finite number"),
+    f"{SUIT}.mhmat": (b"\xff\xfe", "UnicodeDecodeError"),
+    f"{SUIT}.png": (b"\x89PNG", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_ingredient_is_named(painted, tmp_path, name):
+    folder = shutil.copytree(painted / "makehuman", tmp_path / "makehuman")
+    content, reason = DAMAGE[name]
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((OSError, ValueError), match=reason) as told:
+        model, clothes = body.BodyModel(folder), wardrobe.Wardrobe(folder)
+        model.morph(body.Shape(male=1.0))
+        clothes.texture(clothes["female_casualsuit01"])
+    assert str(folder / name) in str(told.value) and "\n" not in str(told.value)
+    assert "fetch it again" in str(told.value)
+
+
+@pytest.mark.parametrize("rows", ["99999 1 1 1", "3 inf 0 0", "3 1 1"])
+def test_a_target_that_moves_what_is_not_there_is_refused(painted, tmp_path, rows):
+    import gzip
+    folder = shutil.copytree(painted / "makehuman", tmp_path / "makehuman")
+    target = folder / "targets" / "macrodetails" / "caucasian-male-young.target.gz"
+    target.write_bytes(gzip.compress(f"# painted\n{rows}\n".encode()))
+    model = body.BodyModel(folder)
+    np.testing.assert_allclose(model.morph(JUST_PAINTED), 100 * model.mesh.vertices)  # which does not need it
+    with pytest.raises(OSError, match="caucasian-male-young.target.gz cannot be read"):
+        model.morph(body.Shape(male=1.0))
+
+
+def test_a_texture_that_is_not_there_is_done_without(painted, tmp_path):
+    folder = shutil.copytree(painted / "makehuman", tmp_path / "makehuman")
+    assert wardrobe.read_garment(folder / f"{SUIT}.mhclo").texture == folder / f"{SUIT}.png"
+    hat = wardrobe.read_garment(folder / "clothes" / "fedora01" / "fedora.mhclo")
+    assert hat.texture == folder / "clothes" / "fedora01" / "fedora.png"  # its material lies in a folder below
+    (folder / f"{SUIT}.png").unlink()
+    assert wardrobe.read_garment(folder / f"{SUIT}.mhclo").texture is None
+    (folder / f"{SUIT}.mhmat").write_text("name cloth\n")
+    assert wardrobe.read_garment(folder / f"{SUIT}.mhclo").texture is None
+    (folder / f"{SUIT}.mhmat").unlink()
+    plain = wardrobe.Wardrobe(folder)
+    grey = plain.texture(plain["female_casualsuit01"])
+    assert grey.shape[2] == 4 and np.allclose(grey[..., :3], 0.75) and (grey[..., 3] == 1).all()
+
+
+def test_the_wardrobe_knows_what_is_worn_where(boxes):
+    clothes = boxes.wardrobe
+    assert clothes.hair == ("bob01", "short01", "short02")  # afro01 has no texture
+    assert clothes.shoes == ("shoes01", "shoes02") and clothes.hats == ("fedora",) and len(clothes.outfits) == 4
+    net = clothes.texture(clothes["short02"])
+    assert net is clothes.texture(clothes["short02"]) and abs(net[..., 3].mean() - 0.75) < 0.01  # holes stay holes
+    covered = [v for bone in ("LeftFoot", "LeftToeBase", "RightFoot", "RightToeBase") for v in BOXES.carried[bone]]
+    assert clothes["shoes01"].hidden.tolist() == sorted(covered)
+
+
+def test_clothes_fit_any_body(boxes):
+    """They stand off it, grow with it along each axis, and are carried by what they cover."""
+    model, painted = boxes.model, 100 * np.array(BOXES.vertices)
+    for name in ("male_casualsuit01", "fedora", "shoes02"):
+        garment = boxes.wardrobe[name]
+        fitted = garment.fit(painted)
+        np.testing.assert_allclose(fitted, 100 * garment.mesh.vertices, atol=0.05)
+        scale = np.array([1.3, 1.1, 0.8])
+        np.testing.assert_allclose(garment.fit(painted * scale), fitted * scale, atol=1e-6)
+    weights = garment.skin_weights(model.weights)
+    feet = [model.bones.index(side + bone) for side in ("Left", "Right") for bone in ("Foot", "ToeBase")]
+    np.testing.assert_allclose(weights[:, feet].sum(1), 1, rtol=1e-6)
+    person = _dressed(boxes)
+    cloth, skin = (np.unique(person.faces[which]) for which in (person.garment, person.skin))
+    trunk = [v for v in cloth if person.weights[v, model.bones.index("Spine1")] == 1]
+    assert abs(person.rest[trunk, 0]).max() > 150 + 10  # half the width of the chest, and room
+    assert not {"Spine1", "LeftLeg", "RightFoot"} & {model.bones[b] for b in person.part[person.skin]}
+    assert {"Head", "LeftHand"} <= {model.bones[b] for b in person.part[person.skin]}
+    assert len(cloth) and len(skin) and not set(cloth) & set(skin)
+
+
+def test_trousers_end_at_the_waist(boxes):
+    for name in ("female_casualsuit01", "female_elegantsuit01"):
+        garment = boxes.wardrobe[name]
+        below = wardrobe._below_waist(garment, garment.skin_weights(boxes.model.weights), boxes.model.bones)
+        height = garment.mesh.vertices[garment.mesh.faces][..., 1]
+        pieces = garment.components.max() + 1
+        if "casual" in name:
+            assert pieces == 14  # one for each bone that it covers
+            assert (below == (height.mean(1) < -0.1)).all()
+        else:
+            assert pieces == 1 and below[height.max(1) < 1.05].all() and not below[height.min(1) > 1.5].any()
+
+
+def test_colours_lie_where_they_are_worn(boxes):
+    person = _dressed(boxes, skin=(0.1, 0.6, 0.1), top_colour=(0.8, 0.1, 0.1), bottom_colour=(0.1, 0.1, 0.8),
+                      shoe_colour=(0.7, 0.7, 0.05))
+    vertices, joints = _upright(boxes, person)
+    camera = _view(64)
+    stage = render.stage_person(person, vertices, boxes.model.bones)
+    light, _ = render.render([stage], camera, _weather(), 64, np.random.default_rng(0))
+    x, y = geometry.project(camera.to_camera(joints), camera.intrinsics).round().astype(int).T
+    seen = {name: light[y[j], x[j]] for j, name in enumerate(H36M17.joints)}
+    for name, strongest in (("spine", 0), ("left_elbow", 0), ("left_knee", 2), ("right_knee", 2), ("nose", 1)):
+        assert seen[name].argmax() == strongest and seen[name].max() > 2 * np.sort(seen[name])[1], name
+    ankle = light[y[H36M17.index("left_ankle")] + 2, x[H36M17.index("left_ankle")]]
+    assert ankle[2] < 0.3 * ankle[:2].min()
+
+
+def test_a_hat_tops_the_head_in_the_colour_of_the_shoes(boxes):
+    bald, hatted = _dressed(boxes), _dressed(boxes, hat="fedora", shoe_colour=(0.6, 0.1, 0.1))
+    assert np.isclose(bald.rest[:, 1].max(), 100 * ingredients.CROWN[1], atol=0.1)
+    assert np.isclose(hatted.rest[:, 1].max(), 860, atol=1)  # 60 mm above the box of the head
+    top = hatted.faces[(hatted.rest[hatted.faces][..., 1] > 800).any(1) & hatted.garment]
+    material = hatted.material[(hatted.rest[hatted.faces][..., 1] > 800).any(1) & hatted.garment]
+    assert len(top) and len(set(material)) == 1
+    assert hatted.textures[material[0]][..., 0].mean() > 5 * hatted.textures[material[0]][..., 1].mean()
+    np.testing.assert_allclose(bald.joints, hatted.joints)
+    haired = _dressed(boxes, hair="bob01")
+    loose = [(~person.skin & ~person.garment) for person in (bald, haired)]  # eyes; eyes and hair
+    assert loose[0].sum() == 24 and loose[1].sum() == 24 + 12
+    assert all((person.part[which] == boxes.model.bones.index("Head")).all()
+               for person, which in zip((bald, haired), loose, strict=True))
+
+
+def test_eyes_look_ahead(boxes):
+    person = _dressed(boxes)
+    eyes = ~person.skin & ~person.garment
+    iris = [m for m in set(person.material[eyes]) if np.allclose(
+        wardrobe.to_srgb(person.textures[m][0, 0, :3]), LOOK.eye_colour, atol=1e-3)]
+    assert len(iris) == 2
+    for m in iris:
+        corners = person.rest[person.faces[person.material == m]]
+        assert len(corners) == 2 and np.allclose(corners[..., 2], 95)  # the front of the box, 10 mm before its middle
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        assert (normal[:, 2] > 0).all()
+
+
+def test_the_pixel_of_a_joint_shows_its_part(boxes):
+    """And who is seen from behind hides the nose."""
+    person = _dressed(boxes)
+    vertices, joints = _upright(boxes, person)
+    stage = render.stage_person(person, vertices, boxes.model.bones)
+    nose = H36M17.index("nose")
+    for behind in (False, True):
+        camera = _view(64, behind)
+        _, parts = render.render([stage], camera, _weather(), 64, np.random.default_rng(0))
+        pixels = geometry.project(camera.to_camera(joints), camera.intrinsics)
+        state = render.joint_states(stage, H36M17.joints, boxes.model.bones, joints, camera)
+        assert (state[np.arange(17) != nose] == VISIBLE).all()
+        assert state[nose] == (OCCLUDED if behind else VISIBLE)
+        for name in (j for j in H36M17.joints if j.split("_", 1)[-1] in ENDS or j in ENDS):
+            found = near(parts[None], pixels[None, H36M17.index(name)], 1)
+            assert np.isin(found, parts_at(name)).any(), (name, behind)
+        left, right = (pixels[H36M17.index(f"{side}_shoulder"), 0] for side in ("left", "right"))
+        assert (left > right) != behind
+
+
+def test_who_walks_touches_the_ground_and_who_jumps_leaves_it(boxes):
+    person = _dressed(boxes)
+    clips = {clip.action: clip for clip in boxes.pools["train"].clips}
+    for frame in range(0, 30, 5):
+        vertices, joints = record.embody(boxes, person, record.stand(boxes, person, clips["walking"], frame))
+        assert abs(vertices[:, 1].min()) < 0.5 and abs(joints[0, [0, 2]]).max() < 0.01
+    ratio = sum(np.linalg.norm(person.joints[H36M17.index(f"left_{a}")] - person.joints[H36M17.index(f"left_{b}")])
+                for a, b in (("hip", "knee"), ("knee", "ankle"))) / clips["jumping"].leg
+    low, high = (record.embody(boxes, person, record.stand(boxes, person, clips["jumping"], frame))[0][:, 1].min()
+                 for frame in (0, 15))
+    assert abs(low) < 0.5
+    assert 4 * motion.UNIT * ratio - 20 < high < 4 * motion.UNIT * ratio + 200  # 4 units high, with the legs apart
+
+
+def test_tumbling_turns_the_whole_posture(boxes):
+    person, clip = _dressed(boxes), boxes.pools["train"].clips[0]
+    pose = record.stand(boxes, person, clip, 4)
+    _, before = record.embody(boxes, person, pose)
+    heights = []
+    for seed in range(12):
+        turned = record._tumble(boxes, person, pose, np.random.default_rng(seed))
+        _, after = record.embody(boxes, person, turned)
+        np.testing.assert_allclose(np.linalg.norm(after[:, None] - after, axis=-1),
+                                   np.linalg.norm(before[:, None] - before, axis=-1), atol=0.2)
+        np.testing.assert_array_equal(turned.turns[1:], pose.turns[1:])
+        heights.append(record._lowest(person, turned.transforms(person.heads, boxes.model.parents)))
+    on_ground = np.abs(heights) < 0.01
+    assert 2 <= on_ground.sum() <= 10 and max(heights) < 900 and min(heights) > -0.01
+
+
+def test_a_moving_person_is_smeared_along_her_way(boxes):
+    person = _dressed(boxes)
+    clip = next(clip for clip in boxes.pools["train"].clips if clip.action == "walking")
+    pose = record.stand(boxes, person, clip, 5)
+    leg = sum(np.linalg.norm(person.joints[H36M17.index(f"left_{a}")] - person.joints[H36M17.index(f"left_{b}")])
+              for a, b in (("hip", "knee"), ("knee", "ankle")))
+    speed = 20 * motion.UNIT * leg / clip.leg  # mm a second, forward
+    hips = np.unique(person.faces[person.part == 0])
+    for start in (pose, record._tumble(boxes, person, pose, np.random.default_rng(1))):
+        vertices, _ = record.embody(boxes, person, start)
+        now = render.stage_person(person, vertices, boxes.model.bones)
+        way = start.transforms(person.heads, boxes.model.parents)[0, :, 2]  # where the pelvis' z points
+        for seed in range(4):
+            stages = record._moving(boxes, person, now, start, clip, 5, np.random.default_rng(seed))
+            assert len(stages) == record.MOMENTS
+            path = np.stack([stage.vertices for stage in stages])
+            np.testing.assert_allclose(path[0], vertices)
+            np.testing.assert_allclose(np.diff(path, axis=0), np.tile(path[1] - path[0], (5, 1, 1)), atol=1e-6)
+            moved = (path[-1] - path[0])[hips]
+            np.testing.assert_allclose(moved, np.outer(moved @ way, way), atol=0.1)
+            shutter = moved @ way / speed
+            assert shutter.min() > 1 / 60 - 1e-4 and shutter.max() < 1 / 25 + 1e-4
+
+
+def test_a_picture_at_the_end_of_a_clip_is_sharp(boxes):
+    smeared = []
+    for index in range(24):
+        row = render_record(boxes, "train", index, 2, _plain(blur=1, size=16))
+        assert ("blur" in row["effects"]) == (row["frame"] + 2 < 30)
+        smeared.append("blur" in row["effects"])
+    assert any(smeared) and not all(smeared)
+
+
+def test_a_row_with_a_damaged_look_is_not_drawn(boxes):
+    row = render_record(boxes, "validation", 0, 0, _plain(size=16))
+    look = json.loads(row["look"])
+    del look["shape"]
+    with pytest.raises(ValueError, match="this is not the look of a person"):
+        render_anew(boxes, {**row, "look": json.dumps(look)}, size=16)
+    elsewhere = render_anew(boxes, row, background="bl_city", size=16)
+    np.testing.assert_array_equal(elsewhere["parts"], render_anew(boxes, row, size=16)["parts"])
+    assert (elsewhere["image"] != render_anew(boxes, row, size=16)["image"]).any()
