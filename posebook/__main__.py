@@ -36,7 +36,7 @@ from posebook import (
 )
 from posebook.datasets import PoseDataset, StreamedPeople, download_lspet, join, load, load_person_free, pack_people
 from posebook.datasets.base import CROP, STORED, read_image
-from posebook.files import whole_file
+from posebook.files import reading, whole_file
 from posebook.skeleton import SKELETONS, Skeleton
 from posebook.targets import POSES, TASKS, Codec, Coordinates, ParentRelative, build_codecs
 
@@ -518,14 +518,21 @@ def _read_value(name: str, text: str) -> object:
         return text
 
 
+def _noted_folder(weights: Path) -> Path | None:
+    """The folder of the data that a run was trained on, if it was named."""
+    note = weights.parent / "data-folder.txt"
+    with reading(note, "remove it, and name the folder with --data"):
+        text = note.read_text() if note.is_file() else ""
+    return Path(text) if text else None
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     weights = options.weights or _last_run()
     network, about = _load(weights)
     dataset = options.dataset or about["dataset"]
     folder = options.data
-    note = weights.parent / "data-folder.txt"
-    if folder is None and dataset == about["dataset"] and note.is_file() and note.read_text():
-        folder = Path(note.read_text())
+    if folder is None and dataset == about["dataset"]:
+        folder = _noted_folder(weights)
     data = load(dataset, options.split, folder, size=about["stored"], crop=network.config.crop)
     data = data.as_skeleton(SKELETONS[about["skeleton"]])
     if options.subset == "upright":
@@ -550,14 +557,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    def tables(name: str) -> list[dict]:
-        try:
-            return [results.value_at(record, options.at) for record in results.read_family(name, options.folder)]
-        except KeyError as error:
-            raise ValueError(f"{error.args[0]}; name another place with --at") from error
-
-    print(results.compare_table({name: tables(name) for name in options.runs}, options.runs[0], options.measure,
-                                digits=3 if options.measure == "pck" else 1))
+    tables = {name: results.read_tables(name, options.folder, options.at, options.measure) for name in options.runs}
+    print(results.compare_table(tables, options.runs[0], options.measure, digits=3 if options.measure == "pck" else 1))
 
 
 def _families(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posebook import results
-from posebook.files import whole_file
+from posebook.files import reading, whole_file
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -66,14 +66,16 @@ def plan(notebooks: list[Path], parameters: dict[str, object]) -> list[ChapterRu
     """A run for each notebook.
 
     Raises:
-        ValueError: if a chapter does not have one of the parameters, naming those that it has.
+        ValueError: if a chapter does not have one of the parameters, naming those that it has; OSError: if one is
+            damaged.
     """
     try:
         import papermill
     except ImportError as error:
         raise ImportError("chapters are run by papermill: pip install papermill ipykernel") from error
     for notebook in notebooks:
-        has = papermill.inspect_notebook(str(notebook))
+        with reading(notebook, "restore it from the repository", "as a notebook"):
+            has = papermill.inspect_notebook(str(notebook))
         if unknown := sorted(set(parameters) - set(has)):
             raise ValueError(f"{notebook.stem} has no parameter {unknown[0]}; it has {', '.join(has) or 'none'}")
     return [ChapterRun(notebook, dict(parameters)) for notebook in notebooks]

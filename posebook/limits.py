@@ -15,7 +15,8 @@ import torch
 from posebook import geometry, metrics
 from posebook.datasets import PoseDataset, crop_image
 from posebook.datasets.base import CROP, ENLARGE
-from posebook.datasets.people import find_shards, people_folder, read_shard
+from posebook.datasets.people import RESTORE, find_shards, people_folder, read_shard
+from posebook.files import reading
 from posebook.networks import PoseNetwork
 from posebook.skeleton import ABSENT, H36M17, OCCLUDED
 from posebook.targets import Coordinates
@@ -148,18 +149,29 @@ def traits(data: PoseDataset, mean_pose: np.ndarray, folder: str | Path | None =
 def known_from_files(split: str, folder: str | Path | None = None) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Those of the `traits` for which no picture has to be decoded, the subject's and where the head points, of all
     images of a split of people; and the subject (N,) of each. Errors: those of `read_shard`."""
-    rows = [read_shard(path, ("look", "joints3d", "subject")) for path in find_shards(split, folder)]
+    rows = [_read_looks(path, "joints3d", "subject") for path in find_shards(split, folder)]
     look, joints, subject = (np.concatenate([np.asarray(row[name]) for row in rows])
                              for name in ("look", "joints3d", "subject"))
     return {**_of_person(look), "head": _head(joints.reshape(len(joints), -1, 3))}, subject
 
 
-def _of_person(texts: np.ndarray) -> dict[str, np.ndarray]:
-    """Traits of the subject, from the column look."""
-    looks = [json.loads(text) for text in texts]
-    shape = {name: np.array([look["shape"][name] for look in looks]) for name in
-             ("male", "old", "muscle", "weight", "height", "proportions")}
-    return {"skin": lightness(np.array([look["skin"] for look in looks])), "age": shape["old"],
+SHAPE = ("male", "old", "muscle", "weight", "height", "proportions")
+"""What is taken of a subject's look beside the colour of her skin."""
+
+
+def _read_looks(path: Path, *columns: str) -> dict:
+    """Columns of a file of people, and its looks (N, 9): red, green and blue of the skin, and `SHAPE`."""
+    rows = read_shard(path, ("look", *columns))
+    with reading(path, RESTORE, "as people with their looks"):
+        looks = [json.loads(text) for text in rows["look"]]
+        numbers = [[*look["skin"], *(look["shape"][name] for name in SHAPE)] for look in looks]
+        return {**rows, "look": np.array(numbers, float).reshape(len(looks), 3 + len(SHAPE))}
+
+
+def _of_person(looks: np.ndarray) -> dict[str, np.ndarray]:
+    """Traits of the subject, from `_read_looks`."""
+    shape = dict(zip(SHAPE, looks[:, 3:].T, strict=True))
+    return {"skin": lightness(looks[:, :3]), "age": shape["old"],
             **{name: shape[name] for name in ("weight", "muscle", "height", "proportions")},
             "sex": np.where(shape["male"] > 0.5, "male", "female")}
 
@@ -175,10 +187,10 @@ def _rows(data: PoseDataset, folder: Path) -> dict[str, np.ndarray]:
     """The columns look and view of the images, in their order."""
     stems = np.array([name.rpartition("-")[0] for name in data.ids])
     numbers = np.array([int(name.rpartition("-")[2]) for name in data.ids])
-    look, view = np.empty(len(data), object), np.empty((len(data), 6))
+    look, view = np.empty((len(data), 3 + len(SHAPE))), np.empty((len(data), 6))
     for stem in np.unique(stems):
         here = stems == stem
-        columns = read_shard(folder / f"{stem}.parquet", ("look", "view"))
+        columns = _read_looks(folder / f"{stem}.parquet", "view")
         look[here], view[here] = columns["look"][numbers[here]], columns["view"][numbers[here]]
     return {"look": look, "view": view}
 

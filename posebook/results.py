@@ -485,6 +485,39 @@ def read_family(name: str, folder: str | Path | None = None) -> list[dict]:
     Raises:
         FileNotFoundError: if there is none.
     """
+    return [read_record(path) for path in _family(name, folder)]
+
+
+def read_tables(name: str, folder: str | Path | None = None, at: str = "scores/all/network",
+                measure: str = "pck") -> list[dict]:
+    """The tables of scores of a run's seeds, as `compare_table` needs them: for each image a value of the measure.
+
+    Args:
+        name, folder: as in `read_family`; at: where in a record its table is, as in `value_at`; measure: of `MEASURES`.
+
+    Raises:
+        FileNotFoundError: as `read_family`; ValueError: naming the record that has no such table.
+    """
+    total, each, _ = MEASURES[measure]
+    tables: list[dict] = []
+    for path in _family(name, folder):
+        try:
+            table = value_at(read_record(path), at)
+        except KeyError as error:
+            raise ValueError(f"{path}: {error.args[0]}; name another place with --at") from error
+        values = table.get(each) if isinstance(table, dict) else None
+        if not (isinstance(values, list) and all(isinstance(value, float | int | None) for value in values)
+                and isinstance(table.get(total), float | int)):
+            raise ValueError(f"{path} has no table with {total} and {each} at {at}: an interval over images needs the "
+                             "value of every image")
+        if tables and len(values) != len(tables[0][each]):
+            raise ValueError(f"{path} is about {len(values)} images, {name} with another seed about "
+                             f"{len(tables[0][each])}; compare runs that were scored on the same images")
+        tables.append(table)
+    return tables
+
+
+def _family(name: str, folder: str | Path | None) -> list[Path]:
     folder = Path(folder or results_folder())
     found = {}
     for path in [*folder.glob(f"{name}-*.json"), *folder.glob(f"{name}-*/record.json")]:
@@ -493,7 +526,7 @@ def read_family(name: str, folder: str | Path | None = None) -> list[dict]:
             found[int(seed)] = path
     if not found:
         raise FileNotFoundError(f"there is no record {name}-SEED in {folder}")
-    return [read_record(path) for _, path in sorted(found.items())]
+    return [path for _, path in sorted(found.items())]
 
 
 def value_at(record: dict, path: str) -> Any:

@@ -88,6 +88,11 @@ def read_sweep(path: str | Path, values: dict[str, str] | None = None) -> list[P
     names = [run.name for run in planned]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} names the run {twice[0]} twice")
+    for run in planned:
+        try:
+            images_seen(run, 1)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"{path} has arguments of the run {run.name} that are no numbers ({error})") from error
     return planned
 
 

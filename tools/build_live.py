@@ -159,7 +159,7 @@ def _is_made(out: Path, key: str) -> bool:
     try:
         found = json.loads((out / "live.json").read_text(encoding="utf-8"))
         return found["key"] == key and all((out / name).stat().st_size == size for name, size in found["bytes"].items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):      # damaged: made again
         return False
 
 

@@ -16,7 +16,6 @@ Four questions are asked:
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -27,7 +26,7 @@ from clean_notebooks import ROOT
 from execute_notebooks import INSERTED
 
 from posebook import claims, results
-from posebook.files import sha256
+from posebook.files import reading, sha256
 
 MEASURE = re.compile(r"\b(PCKh?|PDJ|PCP|MPJPE|AP|average precision|AUC|millimetres?|mm|loss(?:es)?|spread|agreement"
                      r"|correlations?|accuracy|errors?|seeds?)\b|%|R²")
@@ -86,9 +85,10 @@ def in_records(folder: Path | None = None) -> list[str]:
     """What is wrong with the records: by the schema, and by the age of the code."""
     found = []
     for path in sorted((folder or results.results_folder()).glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found += [f"{path.name}: {wrong}" for wrong in results.check_record(record)]
-        found += [f"{path.name}: {wrong}" for wrong in probe_behaviour.outdated(record)]
+        record = results.read_record(path)
+        with reading(path, "restore it from the repository", "as a record"):
+            found += [f"{path.name}: {wrong}" for wrong in results.check_record(record)]
+            found += [f"{path.name}: {wrong}" for wrong in probe_behaviour.outdated(record)]
     return found
 
 

@@ -74,6 +74,35 @@ def _packed(folder: Path) -> None:
     pack([load_people("train", folder / "files")], folder / "set" / "train", {"size": 80, "crop": 64})
 
 
+def _looks(folder: Path) -> None:
+    """People with what the traits are read from."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from posebook.limits import SHAPE
+    _people(folder)
+    table = pq.read_table(folder / "train-00000.parquet")
+    look = {"skin": [0.5] * 3, "shape": dict.fromkeys(SHAPE, 0.5)}
+    table = table.append_column("look", pa.array([json.dumps(look)] * len(table)))
+    pq.write_table(table, folder / "train-00000.parquet")
+
+
+def _read_traits(folder: Path):
+    from posebook.limits import known_from_files
+    return known_from_files("train", folder)
+
+
+def _stream_people(folder: Path):
+    from posebook.datasets import StreamedPeople
+    people = StreamedPeople("train", folder)
+    return people.subset(range(len(people)))
+
+
+def _check_leaks(folder: Path):
+    from posebook.synthesis.shards import distinct
+    return distinct([folder / "train-00000.parquet"])
+
+
 def _open_packed(folder: Path):
     from posebook.datasets import open_packed
     data = open_packed(folder / "set" / "train")
@@ -156,6 +185,98 @@ def _load_weights(folder: Path):
     return load_network(folder / "w.safetensors")
 
 
+def _described(folder: Path) -> None:
+    from posebook import floors
+    from posebook.networks import save_network
+    data = samples.people(4)
+    save_network(folder / "w.safetensors", _network(), {
+        "skeleton": "LSP14", "dataset": "people", "seed": 0, "share": 1.0, "tasks": ["regression"], "stored": 40,
+        "mean_pose": floors.mean_pose(data).tolist()})
+
+
+def _use_weights(folder: Path):
+    """What `predict` and `evaluate` take from a file of weights beside the network."""
+    from posebook import __main__ as command
+    from posebook import floors
+    from posebook.skeleton import SKELETONS
+    path = folder / "w.safetensors"
+    network, about = command._load(path)
+    data = samples.people(1).as_skeleton(SKELETONS[about["skeleton"]])
+    return command._pose_head(network, path), floors.predict_mean_pose(np.array(about["mean_pose"], np.float32), data)
+
+
+def _note(folder: Path) -> None:
+    (folder / "data-folder.txt").write_text("/somewhere/people")
+
+
+def _read_note(folder: Path):
+    from posebook import __main__ as command
+    return command._noted_folder(folder / "weights.safetensors")
+
+
+def _finished_run(folder: Path) -> None:
+    shutil.copy(RECORD, folder / "record.json")
+
+
+def _ask_again(folder: Path):
+    from posebook import __main__ as command
+    record = json.loads(RECORD.read_text())
+    return command._finished(folder, {name: record[name] for name in ("dataset", "tasks", "config")}, set())
+
+
+def _family(folder: Path) -> None:
+    record = json.loads(RECORD.read_text())
+    tables = {"pck@0.2_torso": 0.5, "pck_per_image": [0.5, None, 1.0, 0.25]}
+    for name in ("a-0", "a-1", "b-0", "b-1"):
+        content = {"name": name, "dataset": record["dataset"], "scores": {"all": {"network": tables}}}
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def _compare(folder: Path):
+    return _command("compare", "b", "a", "--folder", str(folder))
+
+
+def _command(*arguments: str):
+    from posebook import __main__ as command
+    options = command._parser().parse_args(list(arguments))
+    return options.command(options)
+
+
+def _notebook(folder: Path) -> None:
+    import nbformat
+    cells = [nbformat.v4.new_code_cell("profile = 'smoke'", id="a", metadata={"tags": ["parameters"]})]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {
+        "name": "python3", "display_name": "Python 3", "language": "python"}}), str(folder / "01-a.ipynb"))
+
+
+def _plan(folder: Path):
+    from posebook import batch
+    return batch.plan(batch.find_chapters([], folder), {"profile": "smoke"})
+
+
+def _live(folder: Path) -> None:
+    (folder / "a.onnx").write_bytes(b"123")
+    (folder / "live.json").write_text(json.dumps({"key": "a key", "bytes": {"a.onnx": 3}, "networks": []}))
+
+
+def _is_made(folder: Path):
+    import build_live
+    return build_live._is_made(folder, "a key")
+
+
+def _check_records(folder: Path):
+    import check_evidence
+    return check_evidence.in_records(folder)
+
+
+def _read_figures(folder: Path):
+    import gpu_needs
+    return gpu_needs.read(folder / FIGURES.name)
+
+
+FIGURES = ROOT / "benchmarks" / "step.json"
+
+
 def _copied(*paths: Path) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         for path in paths:
@@ -175,14 +296,16 @@ SWEEP = min((ROOT / "book" / "sweeps").glob("*.toml"))
 
 
 def _read_sweep(folder: Path):
-    from posebook.sweep import read_sweep
-    return read_sweep(folder / SWEEP.name, {"lspet": "DIR", "sets": "SETS"})
+    from posebook import sweep
+    runs = sweep.read_sweep(folder / SWEEP.name, {"lspet": "DIR", "sets": "SETS"})
+    return [sweep.images_seen(run, 20) for run in runs]
 
 
 def _read_ledger(folder: Path):
     from posebook import claims
     path = folder / "claims.toml"
-    return claims.read_rules(path), claims.read_runs(path), claims._toml(path)
+    claims.read_ledger.cache_clear()
+    return claims.read_rules(path), claims.read_runs(path), claims.problems(path)
 
 
 def _recipe(folder: Path) -> None:
@@ -338,6 +461,9 @@ POSES, BOXES, VIDEO = (f"S9/{place}/{NAME}.{end}" for place, end in (
 KINDS = (
     Kind("people, Parquet", _people, "train-00000.parquet", _load_people),
     Kind("people, Parquet with a checksum", _summed_people, "train-00000.parquet", _load_people),
+    Kind("people, traits", _looks, "train-00000.parquet", _read_traits),
+    Kind("people, streamed", _people, "train-00000.parquet", _stream_people),
+    Kind("people, looked through for leaks", _people, "train-00000.parquet", _check_leaks),
     Kind("SHA256SUMS", _sums, "SHA256SUMS", _read_sums),
     *(Kind(f"packed set, {name}", _packed, f"set/train/{name}", _open_packed) for name in (
         "about.json", "images.npy", "joints.npy", "ids.npy", "group-clip.npy")),
@@ -351,6 +477,14 @@ KINDS = (
         ".jpg", ".png", ".gif", ".webp", ".tif", ".bmp")),
     Kind("checkpoint", _checkpoint, "checkpoint.pt", _resume),
     Kind("weights, safetensors", _weights, "w.safetensors", _load_weights),
+    Kind("weights, with what is said about them", _described, "w.safetensors", _use_weights),
+    Kind("note of a data folder", _note, "data-folder.txt", _read_note),
+    Kind("record of a finished run", _finished_run, "record.json", _ask_again),
+    Kind("records, compared", _family, "a-0.json", _compare),
+    Kind("records, checked", _copied(RECORD), RECORD.name, _check_records),
+    Kind("figures of a page", _copied(FIGURES), FIGURES.name, _read_figures),
+    Kind("files of the live page", _live, "live.json", _is_made),
+    Kind("chapter, notebook", _notebook, "01-a.ipynb", _plan),
     Kind("record", _copied(RECORD), RECORD.name, _read_record),
     Kind("sweep, TOML", _copied(SWEEP), SWEEP.name, _read_sweep),
     Kind("ledger, TOML", _copied(ROOT / "book" / "claims.toml"), "claims.toml", _read_ledger),

@@ -11,7 +11,6 @@ that the maker publishes, times a share of them that networks of this kind reach
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def processor() -> str:
 
 
 def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return results.read_record(path)
 
 
 PARTS = {"gpu-needs": needs, "gpu-cards": cards, "gpu-processor": processor}

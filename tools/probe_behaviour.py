@@ -163,7 +163,7 @@ def probes_of(record: dict) -> set[str]:
 
 def kept() -> dict[str, dict]:
     """The numbers of book/behaviour.json: probe -> {"values", "since"}."""
-    return json.loads(KEPT.read_text(encoding="utf-8"))
+    return results.read_record(KEPT)
 
 
 def outdated(record: dict) -> list[str]:

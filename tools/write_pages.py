@@ -149,7 +149,7 @@ def joints() -> str:
 
 def speed() -> str:
     """What a training step spends its time on, by the profile of benchmarks/step.py."""
-    record = json.loads((ROOT / "benchmarks" / "step.json").read_text(encoding="utf-8"))
+    record = results.read_record(ROOT / "benchmarks" / "step.json")
     machine, able = record["environment"], record["speed"]
     parts = [f"Measured on {machine['hardware']}, torch {machine['torch']}, one thread, at a load of "
              f"{record['load']:.0f} (programs that wanted a processor; times are those that the thread itself spent on "
@@ -192,7 +192,7 @@ def shared() -> str:
 
 def reliability() -> dict:
     """What tools/soak.py and tools/fuzz.py have counted."""
-    return json.loads((ROOT / "benchmarks" / "reliability.json").read_text(encoding="utf-8"))
+    return results.read_record(ROOT / "benchmarks" / "reliability.json")
 
 
 def soaked() -> str:

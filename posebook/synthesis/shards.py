@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posebook.files import read_sums, sha256, whole_file, write_sums
+from posebook.files import read_sums, reading, sha256, whole_file, write_sums
 from posebook.synthesis.assets import find_assets
 from posebook.synthesis.pools import SPLITS, fingerprint, open_studio
 from posebook.synthesis.record import PER_SUBJECT, Recipe, render_record, schema
@@ -200,9 +200,10 @@ def distinct(paths: list[Path]) -> dict[str, set[str]]:
     import pyarrow.parquet as pq
     found: dict[str, set[str]] = {"subject": set(), "clip": set(), "background": set()}
     for path in paths:
-        table = pq.read_table(path, columns=list(found))
-        for name, values in found.items():
-            values.update(table[name].unique().to_pylist())
+        with reading(path, "make it again", "as people"):
+            table = pq.read_table(path, columns=list(found))
+            for name, values in found.items():
+                values.update(table[name].unique().to_pylist())
     return found
 
 
