@@ -97,13 +97,15 @@ class Figure:
         self.faces += [("body", quad) for quad in tube(index)]
 
     def _peaks(self) -> None:
-        """One topmost vertex of the head, and a nose."""
+        """One topmost vertex of the head, a nose, and what stands out further than the nose: chin and cheeks."""
         around = np.array([[0.12, -0.12], [0.12, 0.12], [-0.12, 0.12], [-0.12, -0.12]])
-        base = self._points(np.c_[around + NOSE[:2], np.full(4, 0.9)])
-        crown, nose = self._points(np.stack([CROWN, NOSE]))
-        for ring, peak in ((self.rings["Head"][-1], crown), (base, nose)):
-            self.faces += [("body", [ring[i], ring[(i + 1) % 4], peak]) for i in range(4)]
-        self.carried["Head"] += [*base, crown, nose]
+        peaks = [(self.rings["Head"][-1], CROWN)]
+        for at in (NOSE, np.array([0, 6.4, 1.3]), np.array([0.5, 6.9, 1.3]), np.array([-0.5, 6.9, 1.3])):
+            peaks.append((self._points(np.c_[around + at[:2], np.full(4, 0.9)]), at))
+        for ring, at in peaks:
+            peak = self._points(at[None])
+            self.faces += [("body", [ring[i], ring[(i + 1) % 4], *peak]) for i in range(4)]
+            self.carried["Head"] += [v for v in ring + peak if v not in self.carried["Head"]]
 
     def _cube(self, group: str, centre: np.ndarray, half: float) -> list[int]:
         ring = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])

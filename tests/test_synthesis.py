@@ -50,6 +50,13 @@ ASSETS = os.environ.get("POSEBOOK_ASSETS")
 needs_assets = pytest.mark.skipif(not ASSETS, reason="POSEBOOK_ASSETS does not name the folder of real ingredients")
 
 
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory):
+    """The folder of painted ingredients."""
+    return ingredients.paint(tmp_path_factory.mktemp("painted"))
+
+
 # ---------------------------------------------------------------- the committed files
 
 @pytest.fixture(scope="module")
@@ -504,6 +511,16 @@ def test_labels_and_picture_show_what_is_in_front():
     assert (free[32, 25:39] == 3).all()
 
 
+def test_what_stands_behind_the_camera_is_not_in_the_picture():
+    pytest.importorskip("embreex")
+    board, behind = _board(-300, 300, 1000, 3), _board(-300, 300, -1000, 5)
+    alone, both = (render.render([render.join(stages)], _eye(32), _weather(), 32, np.random.default_rng(0))
+                   for stages in ([board], [board, behind]))
+    np.testing.assert_array_equal(alone[1], both[1])
+    assert set(np.unique(both[1])) == {0, 3}
+    assert abs(alone[0] - both[0])[:10].max() < 1e-6  # the sky; the board and the ground lie in another's shadow
+
+
 def test_motion_blur_smears_the_picture_but_not_the_labels():
     pytest.importorskip("embreex")
     now = _board(-200, 200, 1000, 5)
@@ -645,6 +662,33 @@ def test_pools_are_disjoint_and_scarce_actions_go_to_train():
     assert sorted(map(len, studios)) == [0, 0, 2]
     with pytest.raises(ValueError, match="too few clips or panoramas"):
         pools.split_pools(clips[:1], panoramas)
+
+
+@pytest.mark.parametrize(("folder", "path", "wanted"), [
+    ("cmu_asf_amc", "01/01_01.amc", ("amc/01_01", "jumping")),
+    ("cmu_asf_amc", "01/01_09.amc", ("amc/01_09", "climbing")),
+    ("cmu_asf_amc", "dancing/77_01.amc", ("amc/77_01", "dancing")),
+    ("cmu_expmap", "S5/washwindow/washwindow_2.txt", ("expmap/S5/washwindow_2", "washing a window")),
+    ("cmu_bvh", "07_01.bvh", ("bvh/07_01", "walking")), ("cmu_bvh", "dancing/a.bvh", ("bvh/a", "dancing")),
+    ("humanoid3d", "humanoid3d_cartwheel.txt", ("humanoid3d/cartwheel", "gymnastics")),
+    ("humanoid3d", "humanoid3d_getup_facedown.txt", None)])
+def test_a_clip_s_name_and_action_follow_from_where_it_lies(folder, path, wanted):
+    assert pools._name_and_action(Path(folder), Path(folder) / path) == wanted
+
+
+def test_copies_and_single_frames_are_no_clips(painted, tmp_path):
+    motions = shutil.copytree(painted / "motion" / "cmu_expmap", tmp_path / "cmu_expmap")
+    found = assets.Assets(tmp_path, (motions,), tmp_path)
+    before = [clip.name for clip in pools.read_clips(found)]
+    assert len(before) == 7
+    walk = motions / "S1" / "walking" / "walking_1.txt"
+    again = motions / "S2" / "walking" / "again.txt"
+    again.parent.mkdir(parents=True)
+    rows = walk.read_text().splitlines()
+    again.write_text("\n".join(rows[:1] + rows[8:]))  # the calibration pose, and a later part of the same walk
+    (again.parent / "short.txt").write_text("\n".join(rows[:2]))  # one frame
+    (again.parent / "README.txt").write_text("no motion")
+    assert [clip.name for clip in pools.read_clips(found)] == before
 
 
 def _recording(times):
@@ -876,6 +920,17 @@ def test_a_full_disk_is_told_in_one_sentence_and_leaves_whole_files(factory, mon
     assert len(content(out)) == 6
 
 
+@pytest.mark.parametrize("before", [None, "3"])
+def test_workers_leave_the_environment_as_it_was(monkeypatch, before):
+    if before is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
+    with shards._executor(2):
+        assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    assert os.environ.get("OPENBLAS_NUM_THREADS") == before
+
+
 def test_a_killed_worker_is_told_in_one_sentence(tmp_path):
     with pytest.raises(RuntimeError, match="a worker process was killed.*finished files are kept.*fewer workers"), \
             shards._executor(2) as executor, shards._plain_words(tmp_path):
@@ -883,12 +938,6 @@ def test_a_killed_worker_is_told_in_one_sentence(tmp_path):
 
 
 # ---------------------------------------------------------------- the generator, with ingredients
-
-@pytest.fixture(scope="module")
-def painted(tmp_path_factory):
-    """The folder of painted ingredients."""
-    return ingredients.paint(tmp_path_factory.mktemp("painted"))
-
 
 @pytest.fixture(scope="module")
 def folder(painted):
