@@ -1423,6 +1423,7 @@ def test_tumbling_turns_the_whole_posture(boxes):
         np.testing.assert_allclose(np.linalg.norm(after[:, None] - after, axis=-1),
                                    np.linalg.norm(before[:, None] - before, axis=-1), atol=0.2)
         np.testing.assert_array_equal(turned.turns[1:], pose.turns[1:])
+        assert abs(after[0, [0, 2]]).max() < 0.01  # the pelvis stays above the origin
         heights.append(record._lowest(person, turned.transforms(person.heads, boxes.model.parents)))
     on_ground = np.abs(heights) < 0.01
     assert 2 <= on_ground.sum() <= 10 and max(heights) < 900 and min(heights) > -0.01
