@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posebook import results
-from posebook.files import reading, whole_file
+from posebook.files import reading, room, whole_file
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -124,8 +124,9 @@ def _execute(run: ChapterRun, target: Path, progress: bool) -> dict:
     record: dict = {"name": run.name, "chapter": run.notebook.stem, "parameters": run.parameters, "status": "finished"}
     part = target.with_name(f".{target.name}.part.ipynb")    # papermill saves after every cell; shown when it is whole
     try:
-        papermill.execute_notebook(str(run.notebook), str(part), parameters=run.parameters,
-                                   cwd=str(run.notebook.parent), progress_bar=progress, log_output=False)
+        with room(target):
+            papermill.execute_notebook(str(run.notebook), str(part), parameters=run.parameters,
+                                       cwd=str(run.notebook.parent), progress_bar=progress, log_output=False)
     except papermill.PapermillExecutionError as error:
         first = (str(error.source).strip().splitlines() or [""])[0]
         record |= {"status": "failed", "cell_begins": first, "error": f"{error.ename}: {error.evalue}"}

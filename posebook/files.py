@@ -27,7 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = _part(path)
     try:
-        with _room(path):
+        with room(path):
             yield part
             os.replace(part, path)
     finally:
@@ -50,7 +50,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)             # of a process of the same number, long ago
     part.mkdir()
     try:
-        with _room(path):
+        with room(path):
             yield part
             try:
                 part.rename(path)
@@ -70,8 +70,12 @@ def _part(path: Path) -> Path:
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Says of what was written when the disk, or what the user may have of it, was full: the system does not."""
+def room(path: Path) -> Iterator[None]:
+    """Says of what was written when the disk, or what the user may have of it, was full: the system does not.
+
+    Raises:
+        OSError: naming `path`, and the remedy.
+    """
     try:
         yield
     except OSError as error:

@@ -170,6 +170,23 @@ def test_a_home_that_cannot_be_written_to(desk):
     assert list(home.iterdir()) == []
 
 
+def test_no_home_and_a_user_without_a_name(desk):
+    """As in a container that runs under a number."""
+    body = """
+import pwd, runpy, sys
+def nobody(number): raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = nobody
+sys.argv[0] = "posebook"
+runpy.run_module("posebook", run_name="__main__", alter_sys=True)
+"""
+    left = {name: value for name, value in os.environ.items() if name not in (
+        "HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "MPLCONFIGDIR") and not name.startswith("XDG_")}
+    done = subprocess.run([sys.executable, "-c", body, "predict", "me.jpg", "--weights", "w.safetensors", "--out",
+                           "drawn"], text=True, check=False, env={**left, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and '"joints"' in done.stdout, done.stderr
+    assert Path("drawn/me-pose.png").is_file()
+
+
 def test_a_full_disk(desk):
     """The largest size that a file may have stands for it: writing fails in the same place, and in the same way."""
     pack = ("pack", "--data", "people", "--split", "train", "--out", "packed")
@@ -198,6 +215,64 @@ def test_a_full_disk(desk):
     assert len(open_packed("packed/train").images[:]) == 10 and parts() == []
 
 
+def full_from(module, name: str, largest: int, *task) -> int:
+    """Do a task, on a disk that is full when a function is entered."""
+    import resource
+    function = getattr(module, name)
+
+    def fills_up(*arguments, **options):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        return function(*arguments, **options)
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    setattr(module, name, fills_up)
+    return command.main(list(task))
+
+
+def test_a_disk_that_is_full_when_the_record_is_written(desk):
+    code, text = Child(full_from, results, "write_record", 1000, *TRAIN, "--out", "run").end()
+    assert code == 2 and "run/record.json could not be written (File too large); make room" in sentence(text), text
+    assert sorted(path.name for path in Path("run").iterdir()) == ["checkpoint.pt", "data-folder.txt",
+                                                                   "weights.safetensors"]
+    first = weights_of("run")
+    assert Child(*TRAIN, "--out", "run").end()[0] == 0
+    assert len(results.read_record("run/record.json")["history"]) == 2
+    assert all(torch.equal(value, first[name]) for name, value in weights_of("run").items())
+
+
+def get(url: str) -> None:
+    try:
+        fetch(url, Path("file.bin"), DIGEST)
+    except OSError as error:
+        print(f"posebook: {error}")
+
+
+def test_a_disk_that_is_full_during_a_download(desk, server):  # noqa: F811
+    text = Child(get, server.url + "file.bin", largest_file=300_000).end()[1]
+    assert "file.bin could not be written (File too large); make room" in sentence(text), text
+    assert Path("file.bin.part").stat().st_size == 300_000 and not Path("file.bin").exists()
+    assert Child(get, server.url + "file.bin").end() == (0, "")          # what arrived is continued
+    assert server.log[-1][1] == "bytes=300000-" and Path("file.bin").read_bytes() == CONTENT and parts() == []
+
+
+def test_a_disk_that_is_full_while_a_chapter_runs(desk):
+    pytest.importorskip("papermill")
+    from nbformat import v4, write
+    asked = v4.new_code_cell("profile = 'smoke'", metadata={"tags": ["parameters"]})
+    for name, code in (("01-small", "print(1)"), ("02-large", "print('x' * 200_000)")):
+        write(v4.new_notebook(cells=[asked, v4.new_code_cell(code)], metadata={"kernelspec": {
+            "name": "python3", "display_name": "Python 3", "language": "python"}}), f"{name}.ipynb")
+    run = ("run", "--book", ".", "--out", "out")
+    code, text = Child(*run, largest_file=100_000).end()
+    assert code == 2 and "out/02-large-profile=smoke.ipynb could not be written (File too" in sentence(text), text
+    there = [f"01-small-profile=smoke.{end}" for end in ("ipynb", "json")]
+    assert sorted(path.name for path in Path("out").iterdir()) == there
+    before = Path("out", there[1]).read_bytes()
+    code, text = Child(*run).end()
+    assert code == 0 and "2 runs, 1 of them finished" in text, text
+    assert len(list(Path("out").iterdir())) == 4 and Path("out", there[1]).read_bytes() == before
+
+
 def test_ctrl_c_at_any_moment(desk):
     draw = random.Random(0)
     evaluate = ("evaluate", "--weights", "w.safetensors", "--data", "people")
@@ -206,7 +281,11 @@ def test_ctrl_c_at_any_moment(desk):
     began = time.monotonic()
     assert Child(*TRAIN, "--out", "whole").end()[0] == 0
     once, stopped = time.monotonic() - began, 0
-    for arguments, longest in ((TRAIN + ("--out", "run"), once), (evaluate, 0.5), (pack, 0.3), (predict, 0.5)):
+    for name in ("a-0", "a-1"):
+        shutil.copy(results.results_folder() / "tasks-people-plain-regression-0.json", f"{name}.json")
+    compare = ("compare", "a", "a", "--folder", ".")
+    for arguments, longest in ((TRAIN + ("--out", "run"), once), (evaluate, 0.5), (pack, 0.3), (predict, 0.5),
+                               (compare, 0.5)):
         for _ in range(5):
             child = Child(*arguments)
             time.sleep(draw.uniform(0.02, longest))

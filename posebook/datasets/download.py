@@ -19,7 +19,7 @@ try:
 except ImportError:                                     # Windows
     fcntl = None  # type: ignore[assignment]
 
-from posebook.files import sha256
+from posebook.files import room, sha256
 
 BLOCK = 1 << 16
 
@@ -31,7 +31,7 @@ def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60
     a file that does not match is removed and fetched once more from the start.
 
     Raises:
-        OSError: after `tries` attempts, with the reason and what to do.
+        OSError: after `tries` attempts, with the reason and what to do; on a full disk at once, naming `path`.
     """
     path = Path(path)
     if path.is_file() and sha256(path) == digest:
@@ -45,7 +45,8 @@ def fetch(url: str, path: Path, digest: str, tries: int = 3, timeout: float = 60
                 part.unlink(missing_ok=True)
                 return
             try:
-                _continue(url, part, timeout)
+                with room(path):
+                    _continue(url, part, timeout)
             except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
                 reason = str(error)
                 if part.exists() and not part.stat().st_size:
