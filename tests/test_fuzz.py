@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import resource
+import signal
 import struct
 import tarfile
 import warnings
@@ -47,6 +48,15 @@ def test_a_reader_that_fails_otherwise_is_found(tmp_path):
     (tmp_path / "a").touch()
     assert fuzz.judge(breaks, tmp_path).startswith("KeyError")
     assert fuzz.judge(names_nothing, tmp_path) == "ValueError names no file: something is wrong"
+
+
+def test_a_reader_that_crashes_is_one_failure_and_not_the_end(tmp_path):
+    kind = fuzz.Kind("crashes", lambda folder: (folder / "a").write_bytes(b"whole"), "a",
+                     lambda folder: os.kill(os.getpid(), signal.SIGSEGV))
+    for seed in range(2):
+        counts, wrong = fuzz.fuzz_apart(kind, tmp_path / "files", seed, 3, [b"other"])
+        assert counts == {"failed": 1}
+        assert wrong[0].startswith(f"crashes: the process died (-11) at seed, round, damage {seed} 0 ")
 
 
 # ---------------------------------------------------------------- files made to do harm

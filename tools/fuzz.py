@@ -634,6 +634,7 @@ def prepare(kind: Kind, folder: Path) -> None:
 
 def _child(kind: Kind, folder: Path, seed: int, rounds: int, others: list[bytes], answer) -> None:
     warnings.simplefilter("ignore")
+    folder.mkdir(parents=True, exist_ok=True)            # not there after a crash
     with (folder / "said").open("w") as sys.stdout:
         answer.send(fuzz(kind, folder, seed, rounds, others))
 

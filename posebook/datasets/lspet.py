@@ -164,7 +164,7 @@ def _load_cache(path: Path, split: str) -> PoseDataset | None:
             skipped = dict(zip(data["reasons"].tolist(), data["counts"].tolist(), strict=True))
             return PoseDataset("lspet", split, LSP14, data["images"], data["joints"], data["state"],
                                data["to_source"], data["ids"], skipped=skipped)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         print(f"(the cached crops {path} are damaged and made again: {error})")
         return None
 
