@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from samples import lspet_folder, painted, people_shard, pose, write_mat
 from posebook import __main__ as command
 from posebook import networks, results
 from posebook.datasets import lspet
+from posebook.datasets.people import find_shards
 from posebook.networks import Head, PoseNetwork, save_network, small
 from posebook.skeleton import LSP14
 
@@ -22,6 +24,15 @@ def desk(tmp_path, monkeypatch):
     for split, count in (("train", 10), ("validation", 5)):
         people_shard(tmp_path / "people" / f"{split}-00000.parquet", count, seed=count)
     return tmp_path
+
+
+@pytest.fixture
+def few(desk):
+    """The same, with a few of the book's people in place of painted ones."""
+    for split, count in (("train", 200), ("validation", 100)):
+        table = pq.read_table(find_shards(split)[0], use_threads=False)
+        pq.write_table(table.slice(0, count), desk / "people" / f"{split}-00000.parquet")
+    return desk
 
 
 @pytest.fixture
@@ -289,25 +300,25 @@ def test_pretraining_hands_its_trunk_on_and_a_second_call_finds_it_finished(desk
     assert "with another pretrain" in failed_lines(capsys, *train, "--pretrain", "joints", "parts")
 
 
-def test_lifting_writes_a_record_with_its_floors(desk, capsys):
-    code, out, err = run(capsys, "lift", "--epochs", 1, "--out", "lift.json")
+def test_lifting_writes_a_record_with_its_floors(few, capsys):
+    code, out, err = run(capsys, "lift", "--data", "people", "--epochs", 1, "--out", "lift.json")
     assert code == 0, err
-    record = results.read_record(desk / "lift.json")
+    record = results.read_record(few / "lift.json")
     assert set(record["scores3d"]) == {"lifting_from_true_2d", "mean_pose", "nearest_neighbour_2d"}
     assert "lifting from true 2d" in out and "walking" in out
 
 
-def test_what_a_network_sees_is_lifted_beside_the_truth(desk, capsys):
+def test_what_a_network_sees_is_lifted_beside_the_truth(few, capsys):
     weights = "runs/maps/weights.safetensors"
-    assert run(capsys, "train", "--tasks", "heatmaps", "--epochs", 1, "--limit", 16, "--out", "runs/maps")[0] == 0
-    record = results.read_record(desk / "runs" / "maps" / "record.json")
+    assert run(capsys, "train", "--tasks", "heatmaps", "--data", "people", "--epochs", 1, "--out", "runs/maps")[0] == 0
+    record = results.read_record(few / "runs" / "maps" / "record.json")
     assert record["scores"]["all"]["network"]["pck@0.2_torso"] >= 0
     assert "validation_pck_heatmaps" in record["history"][0]
-    out = run(capsys, "evaluate", "--weights", weights)[1]
+    out = run(capsys, "evaluate", "--weights", weights, "--data", "people")[1]
     assert "heatmaps" in out and "mean pose" in out
-    code, out, err = run(capsys, "lift", "--epochs", 1, "--weights", weights, "--out", "lift.json")
+    code, out, err = run(capsys, "lift", "--data", "people", "--epochs", 1, "--weights", weights, "--out", "lift.json")
     assert code == 0, err
-    record = results.read_record(desk / "lift.json")
+    record = results.read_record(few / "lift.json")
     assert set(record["scores3d"]) == {"lifting_true_true", "lifting_true_seen", "lifting_seen_seen", "mean_pose",
                                        "nearest_neighbour_2d"}
     assert record["run"] == "maps" and record["tasks"] == ["heatmaps"]
@@ -331,13 +342,14 @@ def test_actions_are_for_human36m_which_the_reader_brings(desk, capsys):
                                    "--actions", "Walking")
 
 
-def test_explaining_a_network_writes_matrices_and_selectivity(desk, capsys):
-    train = ("train", "--tasks", "pose3d", "--epochs", 1, "--size", "small-b", "--channels", 2, 3, 4, "--limit", 40,
-             "--device", "cpu", "--out", "runs/few")
+def test_explaining_a_network_writes_matrices_and_selectivity(few, capsys):
+    train = ("train", "--tasks", "pose3d", "--epochs", 1, "--size", "small-b", "--channels", 2, 3, 4, "--data",
+             "people", "--device", "cpu", "--out", "runs/few")
     assert run(capsys, *train)[0] == 0
-    code, out, err = run(capsys, "explain", "--weights", "runs/few/weights.safetensors", "--out", "few.json")
+    code, out, err = run(capsys, "explain", "--weights", "runs/few/weights.safetensors", "--data", "people", "--out",
+                         "few.json")
     assert code == 0, err
-    record = results.read_record(desk / "few.json")
+    record = results.read_record(few / "few.json")
     assert np.shape(record["weights"]["trained"]["correlation"]) == (3, 17, 17) and "agreement with the poses" in out
     assert set(record["weights"]["untrained"]["mantel"]) == {"x", "y", "z", "strongest"}
     assert np.shape(record["features"]["conv3"]["trained, shuffled"]) == (4, 17)
