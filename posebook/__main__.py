@@ -695,6 +695,9 @@ def _load(weights: Path) -> tuple[networks.PoseNetwork, dict]:
     if missing := {"dataset", "skeleton", "seed", "stored", "mean_pose"} - set(about):
         raise ValueError(f"{weights} does not say its {', '.join(sorted(missing))}; `python -m posebook train` "
                          "writes files that do")
+    with reading(weights, "restore it, or train it again", "as the weights of a run"):
+        np.array(about["mean_pose"], np.float32).reshape(len(SKELETONS[about["skeleton"]]), 2)
+        int(about["stored"]), int(about["seed"])
     return network, about
 
 

@@ -300,8 +300,12 @@ def read_highlights(path: Path | None = None) -> list[str]:
     return [sentence.format(**found) for sentence in content["highlights"]]
 
 
+def _default() -> Path:
+    return results.results_folder().parent / "claims.toml"
+
+
 def _toml(path: Path | None) -> dict:
-    path = path or results.results_folder().parent / "claims.toml"
+    path = path or _default()
     with reading(path, "restore it from the repository", "as a ledger"):
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         if missing := {"claims", "runs", "rules", "highlights"} - set(content):
@@ -317,14 +321,27 @@ def expectations(run: dict, settings: dict[str, dict]) -> dict:
 
 def problems(path: Path | None = None) -> list[str]:
     """What is wrong with the ledger, in sentences: records that are missing or say another thing of themselves than the
-    ledger says of them, runs that no sweep lists, claims about runs that are not listed."""
+    ledger says of them, runs that no sweep lists, claims about runs that are not listed.
+
+    Raises:
+        OSError: if the ledger is damaged.
+    """
+    with reading(path or _default(), "restore it from the repository", "as a ledger"):
+        return _problems(path)
+
+
+def _problems(path: Path | None) -> list[str]:
     content = _toml(path)
     runs, found = content["runs"], []
     sweeps = results.results_folder().parent / "sweeps"
     for name, run in runs.items():
         expected = expectations(run, content.get("settings", {}))
         if "sweep" in run:
-            planned = sweep.read_sweep(sweeps / f"{run['sweep']}.toml", {"lspet": "DIR", "sets": "SETS"})
+            try:
+                planned = sweep.read_sweep(sweeps / f"{run['sweep']}.toml", {"lspet": "DIR", "sets": "SETS"})
+            except (FileNotFoundError, ValueError) as error:
+                found.append(f"{name}: {error}")
+                planned = []
             if {r.seed for r in planned if r.name == f"{name}-{r.seed}"} != set(range(run["seeds"])):
                 found.append(f"{name} with seeds 0 to {run['seeds'] - 1} is not listed in sweeps/{run['sweep']}.toml")
         elif "command" not in run:

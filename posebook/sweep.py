@@ -36,6 +36,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
+from posebook import interrupts
+
 try:
     import fcntl
 except ImportError:                                      # Windows
@@ -233,34 +235,13 @@ def _connect(jobs: int, cluster: str | None) -> Iterator[Client]:
     preload = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     with tempfile.TemporaryDirectory(prefix="posebook-sweep-", ignore_cleanup_errors=True) as scratch, \
             ExitStack() as opened:
-        with _starting():
+        with interrupts.starting():
             here = opened.enter_context(distributed.LocalCluster(
                 n_workers=jobs, threads_per_worker=1, processes=True, host="127.0.0.1", security=True,
                 dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False}, memory_limit=0,
                 local_directory=scratch, silence_logs=logging.CRITICAL, preload=[preload]))
             client = opened.enter_context(distributed.Client(here))
         yield client
-
-
-@contextmanager
-def _starting() -> Iterator[None]:
-    """Ctrl-C waits until the block is over, and the processes that are started in it do not hear it: a worker that dies
-    while it is imported makes Dask say much."""
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    from multiprocessing import resource_tracker
-    resource_tracker.ensure_running()                    # multiprocessing's; its start would let the signal in again
-    pressed: list[int] = []
-    heard = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))       # by whichever thread it comes
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})                  # processes inherit that
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        signal.signal(signal.SIGINT, heard)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 CONNECT = 10
@@ -377,9 +358,7 @@ def stop_with_worker() -> threading.Event:
     Returns:
         Set when the pipe has closed.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)         # the worker's may be to ignore it, or not to hear
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    interrupts.hear()                                                # the worker does not
     closed = threading.Event()
 
     def watch() -> None:

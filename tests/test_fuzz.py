@@ -135,6 +135,18 @@ def test_arrays_and_weights_that_claim_to_be_huge_take_no_memory(tmp_path):
     assert memory() - before < 300 << 20
 
 
+@pytest.mark.parametrize(("whole", "damaged"), [(b"LSP14", b"LSQ14"), (b'\\"stored\\": 40', b'\\"stored\\": []')])
+def test_weights_that_say_what_nobody_knows_are_refused(whole, damaged, tmp_path):
+    kind = next(kind for kind in fuzz.KINDS if kind.name == "weights, with what is said about them")
+    fuzz.prepare(kind, tmp_path / "files")
+    path = tmp_path / "files" / kind.damaged
+    content = path.read_bytes()
+    assert whole in content
+    path.write_bytes(content.replace(whole, damaged))
+    with pytest.raises(OSError, match="w.safetensors cannot be read as the weights of a run .*; restore it, or train"):
+        kind.read(path.parent)
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

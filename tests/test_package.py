@@ -10,9 +10,9 @@ from pathlib import Path
 import posebook
 
 PACKAGE = Path(posebook.__file__).parent
-ORDER = ("files", "exercises", "skeleton", "geometry", "metrics", "datasets", "synthesis", "augment", "targets",
-         "networks", "pictorial", "floors", "parallel", "training", "film", "lifting", "explain", "draw", "interactive",
-         "results", "sweep", "limits", "claims", "families", "batch", "export", "__main__")
+ORDER = ("files", "interrupts", "exercises", "skeleton", "geometry", "metrics", "datasets", "synthesis", "augment",
+         "targets", "networks", "pictorial", "floors", "parallel", "training", "film", "lifting", "explain", "draw",
+         "interactive", "results", "sweep", "limits", "claims", "families", "batch", "export", "__main__")
 """A module may import those before it, never one after it. A new module is put into its place here."""
 
 HEAVY = ("scipy", "PIL", "pyarrow", "matplotlib", "tqdm", "safetensors", "embreex", "torchvision", "pandas",

@@ -5,7 +5,6 @@ train for real: under a scheduler and workers started as a reader would, and on 
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -201,23 +200,6 @@ def test_when_the_command_is_stopped_so_is_what_it_started_on_a_cluster(tmp_path
     runs = [sweep.PlannedRun(name, (), 0) for name in "ab"]
     assert sweep.run_sweep(runs, tmp_path, cluster=threads, report=str) == {}
     assert (tmp_path / "a" / "log.txt").read_text() == "hello\n"
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system cannot block a signal")
-def test_ctrl_c_while_workers_start_waits_and_does_not_reach_them():
-    ask = "import signal, sys; sys.exit(7 if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []) else 0)"
-    heard, seen = signal.getsignal(signal.SIGINT), []
-    with pytest.raises(KeyboardInterrupt), sweep._starting():
-        os.kill(os.getpid(), signal.SIGINT)
-        worker = multiprocessing.get_context("spawn").Process(target=exec, args=(ask,))     # as Dask's nannies do it
-        worker.start()
-        worker.join()
-        seen = [worker.exitcode, subprocess.run([sys.executable, "-c", ask], check=False).returncode]
-    assert seen == [7, 7]
-    assert signal.getsignal(signal.SIGINT) is heard
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with sweep._starting():
-        pass                                             # nobody pressed: nothing is raised
 
 
 def test_a_training_that_will_not_stop_is_ended():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posebook import interrupts
 from posebook.files import read_sums, reading, sha256, whole_file, write_sums
 from posebook.synthesis.assets import find_assets
 from posebook.synthesis.pools import SPLITS, fingerprint, open_studio
@@ -134,7 +135,10 @@ def _executor(workers: int) -> Iterator[Executor | None]:
     before = os.environ.get("OPENBLAS_NUM_THREADS")
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), interrupts.end_silently) as pool:
+            with interrupts.starting():
+                for _ in range(workers):
+                    pool.submit(int)                     # each starts one
             yield pool
     finally:
         os.environ.pop("OPENBLAS_NUM_THREADS")
