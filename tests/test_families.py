@@ -15,18 +15,25 @@ TRAIN, UNSEEN, DATA = people(24), people(12, seed=1), people(8, seed=2, split="v
 NETWORK = three_tasks()
 
 
-@pytest.fixture
-def sure(monkeypatch):
+@pytest.fixture(scope="module")
+def sure():
     """In place of the network's answers: windows that are sure of the truth, and a regression that is one pixel off."""
     def answer(network, data, device="auto", amp=True, batch=256):
         joints, state = training.central_labels(data, 32)
         windows = (THREE["joints"].encode(joints, state)[0] - 0.5) * 20
         return {"regression": (joints + 1).flatten(1) / 32, "joints": windows}
-    monkeypatch.setattr(families.training, "run_network", answer)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(families.training, "run_network", answer)
+        yield
 
 
-def test_every_way_finds_what_a_sure_network_knows(sure):
-    fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
+@pytest.fixture(scope="module")
+def fitted(sure):
+    """What all ways learn from them; it takes seconds."""
+    return families.fit(NETWORK, THREE, TRAIN, UNSEEN)
+
+
+def test_every_way_finds_what_a_sure_network_knows(fitted):
     poses = families.predict(fitted, NETWORK, THREE, DATA)
     true = training.central_labels(DATA, 32)[0].numpy()
     off = {way: np.linalg.norm(joints - true, axis=-1) for way, joints in poses.items()}
@@ -50,8 +57,7 @@ def test_evidence_is_scaled_until_the_best_pose_follows_it(sure):
     assert families._scaled(trusting, windows, UNSEEN, 32).evidence[0] == 1
 
 
-def test_the_truth_is_not_impossible_and_hidden_joints_are_scored_apart(sure):
-    fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
+def test_the_truth_is_not_impossible_and_hidden_joints_are_scored_apart(fitted):
     joints = training.central_labels(TRAIN, 32)[0].numpy()
     state = TRAIN.state.copy()
     state[:, 3] = OCCLUDED
@@ -64,8 +70,7 @@ def test_the_truth_is_not_impossible_and_hidden_joints_are_scored_apart(sure):
     assert tables["moved"]["occluded"] == 0 and tables["moved"]["visible"] == 1
 
 
-def test_two_legs_on_one_spot_are_noticed_where_both_are_labelled(sure):
-    fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
+def test_two_legs_on_one_spot_are_noticed_where_both_are_labelled(fitted):
     joints = np.stack([pose(LSP14, (16, 16), 12)] * 4)
     ankles = [LSP14.index(f"{side}_ankle") for side in ("left", "right")]
     joints[1, ankles[0]] = joints[1, ankles[1]] + [0.5, -1]
@@ -76,8 +81,7 @@ def test_two_legs_on_one_spot_are_noticed_where_both_are_labelled(sure):
     assert families.impossible(fitted, joints, data)["on_one_spot"] == pytest.approx(1 / 3)
 
 
-def test_what_cannot_be_compared_is_refused(sure):
-    fitted = families.fit(NETWORK, THREE, TRAIN, UNSEEN)
+def test_what_cannot_be_compared_is_refused(fitted):
     with pytest.raises(ValueError, match="need the tasks regression and joints; the network has regression, parts"):
         families.fit(NETWORK, {task: THREE[task] for task in ("regression", "parts")}, TRAIN, UNSEEN)
     with pytest.raises(ValueError, match="need the tasks regression and joints; the network has regression$"):
