@@ -135,6 +135,19 @@ def test_arrays_and_weights_that_claim_to_be_huge_take_no_memory(tmp_path):
     assert memory() - before < 300 << 20
 
 
+@pytest.mark.parametrize(("place", "bit"), [(193, 64), (141, 128)])
+def test_a_matlab_file_that_would_crash_its_reader_is_refused(place, bit, tmp_path):
+    """A type that there is none of; a size beyond the file's end, which would hide one."""
+    kind = next(kind for kind in fuzz.KINDS if kind.name == "lspet, joints.mat")
+    fuzz.prepare(kind, tmp_path / "files")
+    path = tmp_path / "files" / kind.damaged
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="joints.mat cannot be read as a MATLAB file .it has an element of the type"):
+        kind.read(path.parent)
+
+
 @pytest.mark.parametrize(("whole", "damaged"), [(b"LSP14", b"LSQ14"), (b'\\"stored\\": 40', b'\\"stored\\": []')])
 def test_weights_that_say_what_nobody_knows_are_refused(whole, damaged, tmp_path):
     kind = next(kind for kind in fuzz.KINDS if kind.name == "weights, with what is said about them")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -42,6 +44,9 @@ def read_joints(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise FileNotFoundError(f"there is no {path}; lspet needs joints.mat beside a folder images/ "
                                 "(`python -m posebook download lspet --data DIR` fetches both)")
     try:
+        content = path.read_bytes()
+        if content[126:128] in (b"IM", b"MI"):
+            _check_types(content, 128, "little" if content[126:128] == b"IM" else "big")
         mat = loadmat(path)
     except Exception as error:  # SciPy raises many kinds for a damaged file; all mean the same to the reader
         raise OSError(f"{path} cannot be read as a MATLAB file ({error}); fetch it again") from error
@@ -59,6 +64,24 @@ def read_joints(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labelled &= ~broken
     joints[~labelled] = 0
     return joints.astype(np.float32), np.where(labelled, VISIBLE, ABSENT).astype(np.uint8), broken.sum(axis=1)
+
+
+def _check_types(content: bytes, start: int, order: Literal["little", "big"]) -> None:
+    """Raise ValueError if an element of a MATLAB 5 file has a type that there is none of, which SciPy looks up without
+    asking, and may crash; or more bytes than there are. Layout: MathWorks, MAT-File Format, Level 5."""
+    matrix, packed = 14, 15
+    while start + 8 <= len(content):
+        kind, size = (int.from_bytes(content[start + k:start + k + 4], order) for k in (0, 4))
+        if kind >> 16:                                   # a short one, with its size in the upper half
+            kind, size = kind & 0xFFFF, 0
+        if kind not in (*range(1, 8), 9, 12, 13, matrix, packed, 16, 17, 18) or start + 8 + size > len(content):
+            raise ValueError(f"it has an element of the type {kind} with {size} bytes")
+        inside = content[start + 8:start + 8 + size]
+        if kind == packed:
+            _check_types(zlib.decompressobj().decompress(inside, 1 << 28), 0, order)
+        elif kind == matrix:
+            _check_types(inside, 0, order)
+        start += 8 + (size if kind == packed else -(-size // 8) * 8)
 
 
 def load_lspet(folder: str | Path, split: str, size: int = STORED, crop: int = CROP, limit: int | None = None,

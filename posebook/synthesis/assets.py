@@ -6,6 +6,7 @@ not) and `environments/`. Archives are unpacked once into a cache folder, never 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -71,7 +72,7 @@ def extract(archive: Path, folder: Path) -> Path:
         except OSError:  # another process was first: its copy is as good
             if not folder.is_dir():
                 raise
-    except (EOFError, tarfile.TarError, zlib.error, UnicodeError, OverflowError) as error:
+    except (EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error, UnicodeError, OverflowError) as error:
         raise ValueError(f"{archive} is damaged ({error}); fetch it again from its source") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
