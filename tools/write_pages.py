@@ -203,11 +203,13 @@ def soaked() -> str:
             fell[phase.removesuffix(" before the first checkpoint")] += count
     starts, kills, ended, unlike, left = (sum(one[key] for one in series) for key in (
         "starts", "kills", "runs_finished", "differences", "kills_that_left_a_part"))
-    minutes = " and ".join(f"{one['minutes']:.0f}" for one in series)
+    minutes, never = (sum(one[key] for one in series) for key in ("minutes", "of_these_never_killed"))
     seeds = " and ".join(str(one["seed"]) for one in series)
-    said = (f"{starts} starts and {kills} kills in {len(series)} series (seeds {seeds}; {minutes} minutes). {ended} "
-            f"runs were finished, and {unlike} of them differ from a run in one go. {left} kills left a half-written "
-            "file behind.")
+    aimed = sum(one["aimed"]["while a file was written"] for one in series)
+    said = (f"{starts:,} starts and {kills:,} kills (seed {seeds}, {minutes:.0f} minutes), {aimed} of them aimed at "
+            f"the writing of a file. {ended} runs were finished, {never} of them without a kill, and {unlike} differ "
+            f"from a run in one go. {left} kills left a half-written file behind. Commit "
+            f"{series[-1]['environment']['commit']}.")
     return said + "\n\n" + plain_table(["kills fell in", "how often"], [[k, str(n)] for k, n in fell.most_common()])
 
 
@@ -215,8 +217,13 @@ def fuzzed() -> str:
     """What came of damaged files."""
     found = reliability()["fuzz"]
     total = found["total"]
-    return (f"{sum(total.values()):,} damaged files of {len(found['kinds'])} kinds: {total['refused']} were refused in "
-            f"a sentence that names the file, {total['answered']} read all the same, {total['failed']} failed (below).")
+    said = (f"{sum(total.values()):,} damaged files of {len(found['kinds'])} kinds (seed {found['seed']}, "
+            f"{found['minutes']:.0f} minutes): {total['refused']:,} were refused in a sentence that names the file, "
+            f"{total['answered']:,} read all the same, {total.get('failed', 0)} failed. Commit "
+            f"{found['environment']['commit']}.")
+    return said + "\n\n" + plain_table(["kind", "refused", "read all the same", "failed"], [
+        [kind, *(str(counts.get(key, 0)) for key in ("refused", "answered", "failed"))]
+        for kind, counts in found["kinds"].items()])
 
 
 def findings() -> str:
