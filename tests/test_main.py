@@ -356,7 +356,7 @@ def test_explaining_a_network_writes_matrices_and_selectivity(few, capsys):
     assert np.shape(record["features"]["conv2"]["under"]) == (3, 18)
     network = networks.build_network("small", {"joints": 14 * 64}, 0)
     save_network("detector.safetensors", network, {"dataset": "people", "skeleton": "LSP14", "seed": 0, "stored": 80,
-                                                   "mean_pose": []})
+                                                   "mean_pose": np.zeros((14, 2)).tolist()})
     assert "regresses no pose; it has joints" in failed(capsys, "explain", "--weights", "detector.safetensors", "--out",
                                                         "x.json")
 
@@ -374,7 +374,7 @@ def test_limits_keeps_every_image_s_answer(desk, capsys):
     assert set("".join(record["network"]["found"])) <= set("01-") and len(record["upright"]) == 5
     network = networks.build_network("small", {"joints": 14 * 64}, 0)
     save_network("detector.safetensors", network, {"dataset": "people", "skeleton": "LSP14", "seed": 0, "stored": 80,
-                                                   "mean_pose": []})
+                                                   "mean_pose": np.zeros((14, 2)).tolist()})
     assert "does not regress" in failed(capsys, "limits", "--weights", "detector.safetensors", "--out", "x.json")
 
 
