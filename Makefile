@@ -52,7 +52,7 @@ check: $(STAMP) ## what needs no run: lint, types, notebooks clean, computed pag
 
 # Two files of tests, or two chapters, at a time (WORKERS=4: four); what belongs together in a file stays together.
 WORKERS ?= 2
-AT_ONCE := --numprocesses $(WORKERS) --dist loadfile
+AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # One thread: the tests are small, and on a busy machine threads that wait for each other are slower than one.
 # The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
