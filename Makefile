@@ -58,7 +58,8 @@ AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # The pages are tested too where the book is built and there is a Chromium; POSEBOOK_REQUIRE_PAGES=1 insists on it.
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
-# Lines and branches of the package count as covered by the unit tests alone, also in processes that these start.
+# Lines and branches of the package count as covered by the unit tests alone, and in their own processes: to be watched,
+# a process that they start would need four times as long to import PyTorch.
 test: check ## make check, then the unit tests with their coverage, the built pages, every chapter in the smoke profile
 	$(PY) -m pytest tests $(AT_ONCE) --cov --cov-report=term:skip-covered
 	$(PY) -m pytest book $(AT_ONCE) --nbval-lax --nbval-current-env --nbval-cell-timeout 300

@@ -83,7 +83,7 @@ def test_nothing_half_written_stays(tmp_path):
 
 
 def test_ten_gigabytes_are_read_in_a_few_megabytes(tmp_path):
-    """A set of 10 GB, made on the fly as a file with holes, a twelfth of it read in shuffled batches: the process's
+    """A set of 10 GB, made on the fly as a file with holes, a sixtieth of it read in shuffled batches: the process's
     largest resident memory stays far below that."""
     script = f"""
 import resource
@@ -97,15 +97,15 @@ images = ImageFile(path)
 size = images.shape[0] * 3 * 80 * 80
 assert size > 9.99e9
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-order, total = np.random.default_rng(0).permutation(np.arange(0, len(images), 12)), 0
-for part in np.array_split(order, 23):
+order, total = np.random.default_rng(0).permutation(np.arange(0, len(images), 60)), 0
+for part in np.array_split(order, 5):
     total += int(images[np.sort(part)].sum(dtype=np.int64))
 assert total == 7 * 3 * 80 * 80
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 400                          # megabytes; what was read would be 830
+    assert float(done.stdout) < 300                          # megabytes; a map that stays: some 700
 
 
 def test_floors_and_lifting_read_no_more_pictures_than_they_need(tmp_path):
