@@ -59,7 +59,7 @@ AT_ONCE := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: export OMP_NUM_THREADS ?= 1
 test: export POSEBOOK_PROFILE := smoke
 # Lines and branches of the package count as covered by the unit tests alone, and in their own processes: to be watched,
-# a process that they start would need four times as long to import PyTorch.
+# a process that they start would take several times as long to import PyTorch.
 test: check ## make check, then the unit tests with their coverage, the built pages, every chapter in the smoke profile
 	$(PY) -m pytest tests $(AT_ONCE) --cov --cov-report=term:skip-covered
 	$(PY) -m pytest book $(AT_ONCE) --nbval-lax --nbval-current-env --nbval-cell-timeout 300
