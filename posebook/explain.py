@@ -154,7 +154,7 @@ def _sum_patches(pixels: torch.Tensor, corner: torch.Tensor, side: int) -> torch
     """(C, 3, side, side) float64: sum over images (N, 3, H, W) of the patch at each map's corner (N, C, 2).
 
     One map at a time: patches of all maps at once would not fit into a processor's cache. Summed as a product of
-    matrices, many times as fast as a sum of integers, and exact for the bytes of up to 65,000 images."""
+    matrices, several times as fast as a sum of integers, and exact for the bytes of up to 65,000 images."""
     corner = corner.clamp(max=pixels.shape[-1] - side)
     windows = pixels.unfold(2, side, 1).unfold(3, side, 1)             # a view: (N, 3, places, places, side, side)
     n, ones = torch.arange(len(pixels)), torch.ones(len(pixels))

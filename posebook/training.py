@@ -142,9 +142,9 @@ def pick_device(name: str = "auto") -> torch.device:
 def keep_memory() -> bool:
     """Have the GNU C library keep what a step frees for the next step; False where there is another C library.
 
-    By default it gives the top of its memory back to the system, which must blank fresh pages for the next step: 5,000
-    to 7,000 a step of the small network, none with this setting, and 1.0 to 1.2 times the time, depending on the
-    machine. The price is that the process stays as large as its largest step.
+    By default it gives the top of its memory back to the system, which must blank fresh pages for the next step:
+    thousands a step of the small network, hardly any with this setting, and up to a quarter more time, depending on the
+    machine (`benchmarks/gaps.py`). The price is that the process stays as large as its largest step.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
