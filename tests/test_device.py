@@ -48,6 +48,9 @@ def test_everything_works_on_a_pretend_gpu():
 @pytest.fixture
 def fake_cuda(monkeypatch):
     """Tensors on CUDA that know their shape, type and device, and that autocast believes in."""
+    # Autograd counts the devices at a process's first gradient. If it met these, it would start threads for them, and
+    # later tests could no longer fork processes that compute gradients.
+    torch.ones(1, requires_grad=True).sum().backward()
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
