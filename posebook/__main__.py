@@ -49,13 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
     except BrokenPipeError:          # whoever read the output has gone, as in `... | head`: nothing left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError, ImportError, KeyboardInterrupt) as error:
+        if _by_ctrl_c(error):
+            print("posebook: stopped; the same command continues where it was", file=sys.stderr)
+            return 130
         print(f"posebook: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("posebook: stopped; the same command continues where it was", file=sys.stderr)
-        return 130
     return 0
+
+
+def _by_ctrl_c(error: BaseException | None) -> bool:
+    """Whether an error is Ctrl-C, or what a library made of it: an import that it stops ends in an ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _parser() -> argparse.ArgumentParser:
