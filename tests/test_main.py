@@ -444,3 +444,19 @@ def test_families_of_records_are_compared(capsys):
     code, out, _ = run(capsys, "compare", "three-d-regression", "three-d-joint", "--at", "scores3d/people:test",
                        "--measure", "mpjpe")
     assert code == 0 and out.splitlines()[3].split("|")[2].strip().count(".") == 1
+
+
+@pytest.mark.parametrize(("made", "code", "says"), [
+    (ImportError("half an import"), 130, "posebook: stopped; the same command continues where it was\n"),
+    (None, 2, "posebook: as it is\n")], ids=["ctrl-c that became another error", "another error"])
+def test_ctrl_c_is_told_whatever_a_library_makes_of_it(desk, capsys, monkeypatch, made, code, says):
+    def stopped(*_):
+        if made is None:
+            raise ValueError("as it is")
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise made  # noqa: B904  (as libraries do)
+
+    monkeypatch.setattr(command.results, "read_tables", stopped)
+    assert command.main(["compare", "a"]) == code and capsys.readouterr().err == says
